@@ -1,0 +1,3 @@
+package virtq
+// placeholder
+type Queue struct{}
