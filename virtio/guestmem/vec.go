@@ -6,28 +6,50 @@ import "golang.org/x/sys/unix"
 // part of a descriptor chain, or a piece of it. It is a small value; copies share
 // the list of segments, so that Slice allocates nothing.
 //
-// The zero Vec is empty and ready for Append. A Vec and its pieces belong to one
-// goroutine at a time: Preadv and Pwritev adjust the shared segments for the length
-// of the call.
+// The zero Vec is empty and ready for Append. A Vec, its copies and its pieces
+// belong to one goroutine at a time: Preadv and Pwritev adjust the shared segments
+// for the length of the call.
 type Vec struct {
-	segs []unix.Iovec // raw addresses of mapped memory, never of the Go heap's movable parts
-	skip uint64       // bytes of segs[0] that lie before the Vec
-	n    uint64       // bytes in the Vec
+	segs []unix.Iovec
+	skip uint64 // bytes of segs[0] that lie before the Vec
+	n    uint64 // bytes in the Vec
+	room uint64 // bytes after the last segment that its slice's capacity covers, or piece
 }
+
+// piece is the room of a Vec that Slice made: its last segment may reach beyond it.
+const piece = ^uint64(0)
 
 // Len returns the number of bytes.
 func (v *Vec) Len() int { return int(v.n) }
 
-// Segments returns the number of contiguous pieces.
+// Segments returns the number of contiguous segments.
 func (v *Vec) Segments() int { return len(v.segs) }
 
-// Reset empties v and keeps its storage for the next Append.
-func (v *Vec) Reset() {
-	v.segs = v.segs[:0]
-	v.skip, v.n = 0, 0
+// Segment returns segment i of Segments. It aliases guest memory.
+func (v Vec) Segment(i int) []byte {
+	seg := segment(&v.segs[i])
+	if i == len(v.segs)-1 {
+		end := v.skip + v.n // of v, from the start of the first segment
+		for j := range i {
+			end -= v.segs[j].Len
+		}
+		seg = seg[:end]
+	}
+	if i == 0 {
+		seg = seg[v.skip:]
+	}
+	return seg
 }
 
-// Slice returns bytes off to off+n of v, cut to what v holds.
+// Reset empties v and keeps its storage for the next Append. It is for a Vec that
+// was built by Append: a copy that is still in use would see the new segments.
+func (v *Vec) Reset() {
+	v.segs = v.segs[:0]
+	v.skip, v.n, v.room = 0, 0, 0
+}
+
+// Slice returns bytes off to off+n of v, cut to what v holds. The result can be read
+// and written but not appended to.
 func (v Vec) Slice(off, n int) Vec {
 	if off < 0 || n <= 0 || uint64(off) >= v.n {
 		return Vec{}
@@ -44,40 +66,42 @@ func (v Vec) Slice(off, n int) Vec {
 		end += segs[i].Len
 		i++
 	}
-	return Vec{segs: segs[:i:i], skip: skip, n: left}
+	return Vec{segs: segs[:i:i], skip: skip, n: left, room: piece}
 }
 
 // CopyOut copies from offset off of v into p and returns the number of bytes.
 func (v Vec) CopyOut(p []byte, off int) int {
-	return v.each(p, off, func(p, seg []byte) int { return copy(p, seg) })
+	v = v.Slice(off, len(p))
+	p = p[:v.n]
+	done, skip := 0, v.skip
+	for i := range v.segs {
+		done += copy(p[done:], segment(&v.segs[i])[skip:])
+		skip = 0
+	}
+	return done
 }
 
 // CopyIn copies p to offset off of v and returns the number of bytes.
 func (v Vec) CopyIn(p []byte, off int) int {
-	return v.each(p, off, func(p, seg []byte) int { return copy(seg, p) })
+	v = v.Slice(off, len(p))
+	p = p[:v.n]
+	done, skip := 0, v.skip
+	for i := range v.segs {
+		done += copy(segment(&v.segs[i])[skip:], p[done:])
+		skip = 0
+	}
+	return done
 }
 
-// Clear stores zeros at off to off+n.
+// Clear stores zeros at off to off+n, cut to what v holds.
 func (v Vec) Clear(off, n int) {
 	v = v.Slice(off, n)
 	skip, left := v.skip, v.n
 	for i := range v.segs {
-		seg := bytes(&v.segs[i])[skip:]
+		seg := segment(&v.segs[i])[skip:]
 		seg = seg[:min(uint64(len(seg)), left)]
 		clear(seg)
 		left -= uint64(len(seg))
 		skip = 0
 	}
-}
-
-// each pairs p with the segments from offset off on.
-func (v Vec) each(p []byte, off int, move func(p, seg []byte) int) int {
-	v = v.Slice(off, len(p))
-	p = p[:v.n]
-	done, skip := 0, v.skip
-	for i := range v.segs {
-		done += move(p[done:], bytes(&v.segs[i])[skip:])
-		skip = 0
-	}
-	return done
 }
