@@ -1,0 +1,162 @@
+package vhostuser
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/internal/fd"
+)
+
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := Listen(path, 0o660)
+	check(t, err)
+	defer l.Close()
+	info, err := os.Lstat(path)
+	check(t, err)
+	if got, want := info.Mode(), fs.ModeSocket|0o660; got != want {
+		t.Errorf("mode of the socket = %v; want %v", got, want)
+	}
+
+	// The live socket can't be taken, and doesn't notice the attempt.
+	if _, err := Listen(path, 0o600); !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), path) {
+		t.Errorf("Listen(live) = %v; want %v", err, unix.EADDRINUSE)
+	}
+	accepted := async(func() error {
+		s, err := l.Accept(context.Background())
+		if err != nil {
+			return err
+		}
+		return NewBackend(newEchoDevice(), Options{}).Serve(context.Background(), s)
+	})
+	front, err := Dial(path)
+	check(t, err)
+	check(t, front.Sync())
+	check(t, front.Close())
+	check(t, result(t, accepted))
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cause := errors.New("shutdown")
+	waiting := async(func() error { _, err := l.Accept(ctx); return err })
+	cancel(cause)
+	if err := result(t, waiting); err != cause {
+		t.Errorf("Accept() = %v; want %v", err, cause)
+	}
+
+	check(t, l.Close())
+	check(t, l.Close())
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("socket after Close: %v; want %v", err, fs.ErrNotExist)
+	}
+	if _, err := l.Accept(context.Background()); err == nil {
+		t.Error("Accept() after Close succeeds")
+	}
+	if _, err := Dial(path); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("Dial(nothing) = %v; want %v", err, unix.ENOENT)
+	}
+}
+
+func TestListenStale(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	check(t, err)
+	stale.SetUnlinkOnClose(false)
+	check(t, stale.Close())
+	l, err := Listen(path, 0o600)
+	check(t, err)
+
+	// Close leaves the socket of a successor alone.
+	check(t, os.Remove(path))
+	next, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	check(t, err)
+	defer next.Close()
+	check(t, l.Close())
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("socket of the successor: %v", err)
+	}
+}
+
+func TestListenErrors(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	check(t, os.WriteFile(file, []byte("precious"), 0o600))
+	bound := filepath.Join(dir, "datagram")
+	dgram, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: bound, Net: "unixgram"})
+	check(t, err)
+	defer dgram.Close()
+	for _, tt := range []struct {
+		path, want string
+	}{
+		{file, "exists and is not a socket"},
+		{dir, "exists and is not a socket"},
+		{bound, "address already in use"},
+		{filepath.Join(dir, "no", "socket"), "no such file or directory"},
+		{filepath.Join(file, "socket"), "not a directory"},
+		{filepath.Join(dir, strings.Repeat("long", 40)), "invalid argument"},
+	} {
+		l, err := Listen(tt.path, 0o600)
+		if err == nil {
+			l.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), tt.path) {
+			t.Errorf("Listen(%s) = %v; want an error about %q", tt.path, err, tt.want)
+		}
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
+		t.Errorf("file in the way = %q, %v; want it untouched", b, err)
+	}
+}
+
+func TestListenRelative(t *testing.T) {
+	t.Chdir(t.TempDir())
+	l, err := Listen("@socket", 0o600)
+	check(t, err)
+	if _, err := os.Lstat("@socket"); err != nil {
+		t.Errorf("Listen(@socket) makes no file: %v", err)
+	}
+	check(t, l.Close())
+}
+
+func TestListenFD(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	bound, err := Listen(path, 0o600)
+	check(t, err)
+	defer bound.Close()
+	file, err := bound.File()
+	check(t, err)
+	n, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	check(t, err)
+	check(t, file.Close())
+	l, err := ListenFD(fd.New(n, "inherited"))
+	check(t, err)
+	accepted := async(func() error {
+		s, err := l.Accept(context.Background())
+		if err != nil {
+			return err
+		}
+		return NewBackend(newEchoDevice(), Options{}).Serve(context.Background(), s)
+	})
+	front, err := Dial(path)
+	check(t, err)
+	check(t, front.Sync())
+	check(t, front.Close())
+	check(t, result(t, accepted))
+	check(t, l.Close())
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("socket of somebody else after Close: %v", err)
+	}
+
+	for _, f := range []*fd.FD{tempFile(t, "", unix.O_RDWR), newEvent(t, "event"), closedFD(t)} {
+		if _, err := ListenFD(f); err == nil {
+			t.Errorf("ListenFD(%s) succeeds", f)
+		}
+	}
+}
