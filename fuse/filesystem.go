@@ -93,8 +93,9 @@ type Timespec struct {
 //
 // Names were checked (fs-device.md E.3.1: not empty, no NUL, no slash) except where
 // noted, are not NUL-terminated, and are valid during the call only. Errors are
-// errno values (syscall.Errno, possibly wrapped); see Errno. Methods are called from
-// many threads at once; Init, Destroy and nothing else run alone.
+// errno values (syscall.Errno, possibly wrapped) or ErrNotImplemented; see Errno.
+// Methods are called from many threads at once; Init, Destroy and nothing else run
+// alone.
 //
 // A Vec aliases guest memory and may change while it is used.
 type FileSystem interface {

@@ -89,3 +89,11 @@ const (
 	AttrSubmount AttrFlags = 1 << 0 // the guest makes a superblock of its own here
 	AttrDAX      AttrFlags = 1 << 1
 )
+
+// Bits of single request words (fs-device.md D.3.2).
+const (
+	OpenKillSuidgid  uint32 = 1 << 0 // FUSE_OPEN_KILL_SUIDGID, in OpenIn and CreateIn
+	GetAttrHandle    uint32 = 1 << 0 // FUSE_GETATTR_FH
+	FsyncDataOnly    uint32 = 1 << 0 // FUSE_FSYNC_FDATASYNC
+	SetXattrKillSgid uint32 = 1 << 0 // FUSE_SETXATTR_ACL_KILL_SGID
+)
