@@ -1,0 +1,274 @@
+package passthrough
+
+import (
+	"math"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/fuse"
+)
+
+// setAttr describes an object to the guest (fs-device.md E.9.6).
+func setAttr(a *fuse.Attr, st *unix.Statx_t) {
+	*a = fuse.Attr{
+		Ino: st.Ino, Size: st.Size, Blocks: st.Blocks,
+		Atime: st.Atime.Sec, AtimeNsec: st.Atime.Nsec,
+		Mtime: st.Mtime.Sec, MtimeNsec: st.Mtime.Nsec,
+		Ctime: st.Ctime.Sec, CtimeNsec: st.Ctime.Nsec,
+		Mode: uint32(st.Mode), Nlink: st.Nlink, UID: st.Uid, GID: st.Gid,
+		Rdev:    st.Rdev_minor&0xff | st.Rdev_major<<8 | (st.Rdev_minor&^0xff)<<12,
+		Blksize: st.Blksize,
+	}
+}
+
+// A target is what an operation on an inode works on: the inode's own descriptor, or
+// that of a handle if the guest names one. Both are released by done.
+type target struct {
+	n *slot[node]
+	h *slot[handle]
+}
+
+func (fs *FS) target(id fuse.NodeID, h fuse.Handle) (target, bool) {
+	var x target
+	if h != 0 {
+		x.h = fs.handles.get(h, id)
+		return x, x.h != nil
+	}
+	x.n = fs.nodes.get(id)
+	return x, x.n != nil
+}
+
+func (fs *FS) done(x target) {
+	if x.h != nil {
+		fs.handles.put(x.h)
+		return
+	}
+	fs.nodes.put(x.n)
+}
+
+// fd returns a descriptor that may be O_PATH.
+func (x target) fd() int {
+	if x.h != nil {
+		return x.h.v.fd
+	}
+	return x.n.v.fd
+}
+
+// GetAttr implements fuse.FileSystem.
+func (fs *FS) GetAttr(c *fuse.Context, node fuse.NodeID, h fuse.Handle, out *fuse.Attr) (time.Duration, error) {
+	x, ok := fs.target(node, h)
+	if !ok {
+		return 0, syscall.EBADF
+	}
+	defer fs.done(x)
+	return fs.getAttr(local(c), node, x, out)
+}
+
+func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (time.Duration, error) {
+	if e := statx(x.fd(), &t.stat, unix.STATX_BASIC_STATS); e != 0 {
+		return 0, fs.errno(e)
+	}
+	setAttr(out, &t.stat)
+	if node == fuse.RootID && out.Nlink == 0 {
+		fs.warn(troubleGone, "shared directory was removed", unix.ENOENT)
+	}
+	return fs.policy.valid, nil
+}
+
+// SetAttr implements fuse.FileSystem (fs-device.md E.9). The steps are taken in a
+// fixed order; the first that fails ends the operation.
+func (fs *FS) SetAttr(c *fuse.Context, node fuse.NodeID, in *fuse.SetAttr, out *fuse.Attr) (time.Duration, error) {
+	h := fuse.Handle(0)
+	if in.Valid&fuse.SetAttrHandle != 0 {
+		h = in.Handle
+	}
+	x, ok := fs.target(node, h)
+	if !ok {
+		return 0, syscall.EBADF
+	}
+	defer fs.done(x)
+	t := local(c)
+	if in.Valid&fuse.SetAttrMode != 0 {
+		if e := fs.chmod(t, x, in.Mode&0o7777); e != 0 {
+			return 0, fs.errno(e)
+		}
+	}
+	if in.Valid&(fuse.SetAttrUID|fuse.SetAttrGID) != 0 {
+		if e := chown(x, in); e != 0 {
+			return 0, fs.errno(e)
+		}
+	}
+	if in.Valid&fuse.SetAttrSize != 0 {
+		if e := fs.truncate(t, x, in.Size); e != 0 {
+			return 0, fs.errno(e)
+		}
+	}
+	if in.Valid&(fuse.SetAttrAtime|fuse.SetAttrMtime) != 0 {
+		if e := t.utimens(x, in); e != 0 {
+			return 0, fs.errno(e)
+		}
+	}
+	return fs.getAttr(t, node, x, out)
+}
+
+// chmod goes through /proc/self/fd, the only way that works on O_PATH descriptors of
+// every kernel.
+func (fs *FS) chmod(t *thread, x target, mode uint32) syscall.Errno {
+	if x.h != nil {
+		_, e := call(unix.SYS_FCHMOD, uintptr(x.fd()), uintptr(mode), 0, 0)
+		return e
+	}
+	if x.n.v.typ == unix.S_IFLNK {
+		return unix.EOPNOTSUPP
+	}
+	return fchmodat(fs.proc.Int(), t.link(x.fd()), mode)
+}
+
+func chown(x target, in *fuse.SetAttr) syscall.Errno {
+	uid, gid := uint32(fuse.NoID), uint32(fuse.NoID) // leave unchanged
+	if in.Valid&fuse.SetAttrUID != 0 {
+		if uid = in.UID; uid == fuse.NoID {
+			return unix.EINVAL
+		}
+	}
+	if in.Valid&fuse.SetAttrGID != 0 {
+		if gid = in.GID; gid == fuse.NoID {
+			return unix.EINVAL
+		}
+	}
+	return fchown(x.fd(), uid, gid)
+}
+
+func (fs *FS) truncate(t *thread, x target, size uint64) syscall.Errno {
+	if size > math.MaxInt64 {
+		return unix.EINVAL
+	}
+	fd := x.fd()
+	switch {
+	case x.h != nil && x.h.v.dir:
+		return unix.EISDIR
+	case x.h != nil:
+	case x.n.v.typ == unix.S_IFDIR:
+		return unix.EISDIR
+	case x.n.v.typ != unix.S_IFREG:
+		return unix.EINVAL
+	default:
+		n, e := fs.reopen(t, fd, unix.O_WRONLY|unix.O_NONBLOCK)
+		if e != 0 {
+			return e
+		}
+		defer unix.Close(n)
+		fd = n
+	}
+	_, e := call(unix.SYS_FTRUNCATE, uintptr(fd), uintptr(size), 0, 0)
+	return e
+}
+
+func (t *thread) utimens(x target, in *fuse.SetAttr) syscall.Errno {
+	ok := timespec(&t.times[0], in.Atime, in.Valid&fuse.SetAttrAtime != 0, in.Valid&fuse.SetAttrAtimeNow != 0) &&
+		timespec(&t.times[1], in.Mtime, in.Valid&fuse.SetAttrMtime != 0, in.Valid&fuse.SetAttrMtimeNow != 0)
+	if !ok {
+		return unix.EINVAL
+	}
+	return utimens(x.fd(), &t.times)
+}
+
+// timespec tells utimensat to leave a time, to set it to the host's clock, or to the
+// guest's value, which must be normal.
+func timespec(ts *unix.Timespec, v fuse.Timespec, valid, now bool) bool {
+	switch {
+	case !valid:
+		*ts = unix.Timespec{Nsec: unix.UTIME_OMIT}
+	case now:
+		*ts = unix.Timespec{Nsec: unix.UTIME_NOW}
+	case v.Nsec > 999_999_999:
+		return false
+	default:
+		*ts = unix.Timespec{Sec: v.Sec, Nsec: int64(v.Nsec)}
+	}
+	return true
+}
+
+// ReadLink implements fuse.FileSystem.
+func (fs *FS) ReadLink(_ *fuse.Context, node fuse.NodeID, dst []byte) (int, error) {
+	n := fs.nodes.get(node)
+	if n == nil {
+		return 0, syscall.EBADF
+	}
+	defer fs.nodes.put(n)
+	if n.v.typ != unix.S_IFLNK || len(dst) == 0 {
+		return 0, syscall.EINVAL
+	}
+	size, e := readlink(n.v.fd, dst)
+	if e != 0 {
+		return 0, fs.errno(e)
+	}
+	return size, nil
+}
+
+// StatFS implements fuse.FileSystem.
+func (fs *FS) StatFS(c *fuse.Context, node fuse.NodeID, out *fuse.StatFS) error {
+	n := fs.nodes.get(node)
+	if n == nil {
+		return syscall.EBADF
+	}
+	defer fs.nodes.put(n)
+	st := &local(c).statfs
+	if e := fstatfs(n.v.fd, st); e != 0 {
+		return fs.errno(e)
+	}
+	*out = fuse.StatFS{
+		Blocks: st.Blocks, Bfree: st.Bfree, Bavail: st.Bavail,
+		Files: st.Files, Ffree: st.Ffree,
+		Bsize: uint32(st.Bsize), Frsize: uint32(st.Frsize), Namelen: uint32(st.Namelen),
+	}
+	return nil
+}
+
+// Access bits, as in access(2).
+const (
+	mayExec  = 1
+	mayWrite = 2
+	mayRead  = 4
+)
+
+// Access implements fuse.FileSystem. Guests decide this themselves and never ask.
+func (fs *FS) Access(c *fuse.Context, node fuse.NodeID, mask uint32) error {
+	n := fs.nodes.get(node)
+	if n == nil {
+		return syscall.EBADF
+	}
+	defer fs.nodes.put(n)
+	if mask&^(mayRead|mayWrite|mayExec) != 0 {
+		return syscall.EINVAL
+	}
+	t := local(c)
+	if e := statx(n.v.fd, &t.stat, unix.STATX_BASIC_STATS); e != 0 {
+		return fs.errno(e)
+	}
+	var a fuse.Attr
+	setAttr(&a, &t.stat)
+	if !permits(&a, &c.Caller, mask) {
+		return syscall.EACCES
+	}
+	return nil
+}
+
+// permits reports whether the permission bits allow all of mask to a caller: those of
+// the one class that it belongs to (fs-device.md E.14.4). ACLs are not looked at.
+func permits(a *fuse.Attr, c *fuse.Caller, mask uint32) bool {
+	if c.UID == 0 {
+		return mask&mayExec == 0 || a.Mode&0o111 != 0 || a.Mode&unix.S_IFMT == unix.S_IFDIR
+	}
+	bits := a.Mode
+	switch {
+	case c.UID == a.UID:
+		bits >>= 6
+	case c.GID == a.GID || slices.Contains(c.Groups, a.GID):
+		bits >>= 3
+	}
+	return mask&^bits == 0
+}

@@ -1,0 +1,206 @@
+package passthrough
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/fuse"
+)
+
+// MkDir implements fuse.FileSystem.
+func (fs *FS) MkDir(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.Create, out *fuse.Entry) error {
+	t := local(c)
+	d, p, e := fs.dir(t, parent, name, unix.EEXIST)
+	if e != 0 {
+		return e
+	}
+	defer fs.nodes.put(d)
+	if e = fs.become(t, c, in.Umask); e != 0 {
+		return fs.errno(e)
+	}
+	e = mkdirat(d.v.fd, p, in.Mode&0o7777)
+	fs.restore(t)
+	return fs.made(t, &d.v, p, e, out)
+}
+
+// MkNod implements fuse.FileSystem. The kernel makes a regular file of type 0 and
+// refuses directories and symbolic links.
+func (fs *FS) MkNod(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.Create, out *fuse.Entry) error {
+	t := local(c)
+	d, p, e := fs.dir(t, parent, name, unix.EEXIST)
+	if e != 0 {
+		return e
+	}
+	defer fs.nodes.put(d)
+	if e = fs.become(t, c, in.Umask); e != 0 {
+		return fs.errno(e)
+	}
+	e = mknodat(d.v.fd, p, in.Mode&(unix.S_IFMT|0o7777), in.Rdev)
+	fs.restore(t)
+	return fs.made(t, &d.v, p, e, out)
+}
+
+// Symlink implements fuse.FileSystem.
+func (fs *FS) Symlink(c *fuse.Context, parent fuse.NodeID, name, to []byte, in *fuse.Create, out *fuse.Entry) error {
+	t := local(c)
+	d, p, e := fs.dir(t, parent, name, unix.EEXIST)
+	if e != 0 {
+		return e
+	}
+	defer fs.nodes.put(d)
+	switch {
+	case len(to) == 0:
+		return syscall.ENOENT
+	case len(to) >= len(t.name2):
+		return syscall.ENAMETOOLONG
+	}
+	t.name2[copy(t.name2[:], to)] = 0
+	if e = fs.become(t, c, 0); e != 0 {
+		return fs.errno(e)
+	}
+	e = symlinkat(&t.name2[0], d.v.fd, p)
+	fs.restore(t)
+	return fs.made(t, &d.v, p, e, out)
+}
+
+// made answers for a creating call that ended with e: the new name is looked up. A
+// security label (fs-device.md E.16) would be set here.
+func (fs *FS) made(t *thread, d *node, name *byte, e syscall.Errno, out *fuse.Entry) error {
+	if e == 0 {
+		e = fs.lookup(t, d, name, out)
+	}
+	return fs.errno(e)
+}
+
+// Create implements fuse.FileSystem (fs-device.md E.8).
+func (fs *FS) Create(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.Create, entry *fuse.Entry, out *fuse.Opened) error {
+	t := local(c)
+	d, p, e := fs.dir(t, parent, name, unix.EEXIST)
+	if e != 0 {
+		return e
+	}
+	defer fs.nodes.put(d)
+	flags := fs.hostFlags(in.Flags) &^ unix.O_DIRECTORY
+	if e = fs.become(t, c, in.Umask); e != 0 {
+		return fs.errno(e)
+	}
+	fd, e := fs.open(t, d.v.fd, p, flags&^unix.O_TRUNC|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&0o7777)
+	fs.restore(t)
+	if e == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		return fs.errno(fs.createExisting(t, c, &d.v, p, flags, entry, out))
+	}
+	if e != 0 {
+		return fs.errno(e)
+	}
+	return fs.errno(fs.created(t, &d.v, fd, flags, entry, out))
+}
+
+// TmpFile implements fuse.FileSystem.
+func (fs *FS) TmpFile(c *fuse.Context, parent fuse.NodeID, in *fuse.Create, entry *fuse.Entry, out *fuse.Opened) error {
+	t := local(c)
+	d := fs.nodes.get(parent)
+	if d == nil {
+		return syscall.EBADF
+	}
+	defer fs.nodes.put(d)
+	if d.v.typ != unix.S_IFDIR {
+		return syscall.ENOTDIR
+	}
+	flags := fs.hostFlags(in.Flags) &^ unix.O_TRUNC
+	if acc := flags & unix.O_ACCMODE; acc != unix.O_WRONLY && acc != unix.O_RDWR {
+		return syscall.EINVAL
+	}
+	if e := fs.become(t, c, in.Umask); e != 0 {
+		return fs.errno(e)
+	}
+	fd, e := openat(d.v.fd, cstring(dot), flags|unix.O_TMPFILE|int(in.Flags)&unix.O_EXCL|unix.O_CLOEXEC, in.Mode&0o7777)
+	fs.restore(t)
+	if e != 0 {
+		return fs.errno(e)
+	}
+	return fs.errno(fs.created(t, &d.v, fd, flags&^unix.O_DIRECTORY, entry, out))
+}
+
+// created makes node and handle of a file that was just made below d. The entry comes
+// from the descriptor and not from the name, which may mean another file by now. It
+// owns fd from here on.
+func (fs *FS) created(t *thread, d *node, fd, flags int, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
+	path, e := fs.reopen(t, fd, unix.O_PATH)
+	if e == 0 {
+		e = fs.adopt(t, d, path, entry)
+	}
+	if e != 0 {
+		unix.Close(fd)
+		return e
+	}
+	return fs.opened(entry, fd, flags, out)
+}
+
+// createExisting opens a file that somebody else made since the guest looked. The
+// guest takes it for its own new file and checks nobody's permission, so that is done
+// here.
+func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, flags int, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
+	path, e := fs.open(t, d.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if e != 0 {
+		return e
+	}
+	if e = fs.adopt(t, d, path, entry); e != 0 {
+		return e
+	}
+	n := fs.nodes.get(entry.Node)
+	if n == nil { // a guest that forgets what it was not given yet
+		return unix.EBADF
+	}
+	defer fs.nodes.put(n)
+	fd := -1
+	if e = mayReuse(&entry.Attr, &c.Caller, flags); e == 0 {
+		fd, e = fs.reopen(t, n.v.fd, flags)
+	}
+	if e != 0 {
+		fs.nodes.forgetSlot(n, 1)
+		return e
+	}
+	return fs.opened(entry, fd, flags, out)
+}
+
+// mayReuse says whether CREATE may open what exists already (fs-device.md E.8.3).
+func mayReuse(a *fuse.Attr, c *fuse.Caller, flags int) syscall.Errno {
+	switch a.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		return unix.EISDIR
+	case unix.S_IFLNK:
+		return unix.ELOOP
+	default:
+		return unix.EEXIST
+	}
+	want := uint32(0)
+	switch flags & unix.O_ACCMODE {
+	case unix.O_RDONLY:
+		want = mayRead
+	case unix.O_WRONLY:
+		want = mayWrite
+	default:
+		want = mayRead | mayWrite
+	}
+	if flags&unix.O_TRUNC != 0 {
+		want |= mayWrite
+	}
+	if !permits(a, c, want) {
+		return unix.EACCES
+	}
+	return 0
+}
+
+// opened answers CREATE and TMPFILE: the handle of a regular file whose entry has been
+// counted already. It owns fd from here on.
+func (fs *FS) opened(entry *fuse.Entry, fd, flags int, out *fuse.Opened) syscall.Errno {
+	h, e := fs.handles.add(entry.Node, fd, flags, false, fs.host.inline)
+	if e != 0 {
+		fs.nodes.forget(entry.Node, 1)
+		return e
+	}
+	*out = fuse.Opened{Handle: h, Flags: fs.policy.file}
+	return 0
+}

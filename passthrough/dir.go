@@ -1,0 +1,132 @@
+package passthrough
+
+import (
+	"bytes"
+	"encoding/binary"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/fuse"
+)
+
+// ReadDir implements fuse.FileSystem (fs-device.md E.12). Cookies are the host's, and
+// nothing is remembered between calls but where the host's descriptor stands.
+func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint64, plus bool, d *fuse.DirBuffer) error {
+	f := fs.handles.get(h, node)
+	if f == nil {
+		return syscall.EBADF
+	}
+	defer fs.handles.put(f)
+	if !f.v.dir {
+		return syscall.ENOTDIR
+	}
+	n := fs.nodes.get(node)
+	if n == nil {
+		return syscall.EBADF
+	}
+	defer fs.nodes.put(n)
+
+	// A record of the host is never larger than the entry made of it, so more than
+	// d.Room() bytes of them cannot be used. One record always fits in 4096.
+	const least = 24 + 8 // of an entry with the shortest name
+	t, cookie := local(c), int64(off)
+	for d.Room() >= least || d.Empty() && d.Room() > 0 {
+		recs := t.buf[:min(max(d.Room(), 4096), len(t.buf))]
+		size, e := f.v.records(recs, cookie)
+		if size == 0 || e == unix.ENOENT { // the end, or the directory was removed
+			return nil
+		}
+		if e != 0 {
+			if d.Empty() {
+				return fs.errno(e)
+			}
+			return nil
+		}
+		for recs = recs[:size]; len(recs) > 0; {
+			ino, next, typ, name, size := record(recs)
+			if !fs.addEntry(t, &n.v, d, plus, ino, uint64(next), typ, name) {
+				if d.Empty() {
+					return syscall.EINVAL
+				}
+				return nil
+			}
+			cookie = next
+			recs = recs[size:]
+		}
+	}
+	return nil
+}
+
+// records reads records after a cookie into buf.
+func (h *handle) records(buf []byte, cookie int64) (int, syscall.Errno) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	// At its start a directory is always read anew, so that it shows new entries.
+	if cookie == 0 || h.pos != cookie {
+		h.pos = posUnknown
+		if _, e := call(unix.SYS_LSEEK, uintptr(h.fd), uintptr(cookie), unix.SEEK_SET, 0); e != 0 {
+			return 0, e
+		}
+		h.pos = cookie
+	}
+	size, e := getdents(h.fd, buf)
+	if e != 0 {
+		h.pos = posUnknown
+		return 0, e
+	}
+	for recs := buf[:size]; len(recs) > 0; {
+		_, next, _, _, n := record(recs)
+		h.pos = next
+		recs = recs[n:]
+	}
+	return size, 0
+}
+
+// addEntry adds one entry to d and reports whether it fitted. name is followed by NUL.
+func (fs *FS) addEntry(t *thread, dir *node, d *fuse.DirBuffer, plus bool, ino, off uint64, typ uint8, name []byte) bool {
+	if isDots(name) {
+		if dir.id == fuse.RootID && len(name) == 2 {
+			ino = dir.key.ino // what is above the share is nobody's business
+		}
+		if plus {
+			return d.AddPlus(nil, ino, off, typ, name)
+		}
+		return d.Add(ino, off, typ, name)
+	}
+	if !plus {
+		return d.Add(ino, off, typ, name)
+	}
+	if !d.Fits(len(name), true) {
+		return false
+	}
+	// What cannot be looked up now gets an entry without attributes; so does the root of
+	// a submount, which guests only recognise in a LOOKUP (E.12.6).
+	entry := &t.entry
+	if e := fs.lookup(t, dir, &name[0], entry); e != 0 {
+		fs.errno(e) // log it
+		return d.AddPlus(nil, ino, off, typ, name)
+	}
+	if entry.Attr.Flags&fuse.AttrSubmount != 0 {
+		fs.nodes.forget(entry.Node, 1)
+		return d.AddPlus(nil, ino, off, typ, name)
+	}
+	typ = uint8(entry.Attr.Mode & unix.S_IFMT >> 12)
+	if !d.AddPlus(entry, entry.Attr.Ino, off, typ, name) {
+		fs.nodes.forget(entry.Node, 1)
+		return false
+	}
+	return true
+}
+
+// record decodes the struct linux_dirent64 at the start of b, which getdents filled.
+// size is how many bytes it takes. The name is followed by NUL.
+func record(b []byte) (ino uint64, next int64, typ uint8, name []byte, size int) {
+	const head = 8 + 8 + 2 + 1 // d_ino, d_off, d_reclen, d_type
+	ino = binary.NativeEndian.Uint64(b)
+	next = int64(binary.NativeEndian.Uint64(b[8:]))
+	size = int(binary.NativeEndian.Uint16(b[16:]))
+	typ = b[18]
+	name = b[head:size]
+	return ino, next, typ, name[:bytes.IndexByte(name, 0)], size
+}

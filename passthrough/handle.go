@@ -1,0 +1,111 @@
+package passthrough
+
+import (
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/fuse"
+)
+
+// A handle is an open file or directory (fs-device.md E.2).
+type handle struct {
+	node  fuse.NodeID // whose it is
+	fd    int
+	flags int           // O_* of fd
+	dir   bool          // of a directory
+	read  atomic.Uint32 // an inline
+
+	mu  sync.Mutex // guards the position of a directory's descriptor, and pos
+	pos int64      // cookie at the position, posUnknown if it is not known
+}
+
+const posUnknown = -1
+
+// An inline says how a file's data may be read on a thread that must not block.
+type inline uint32
+
+const (
+	inlineNowait inline = iota // with RWF_NOWAIT
+	inlinePlain                // like any other: the data is in memory
+	inlineNever                // not at all
+)
+
+// handles is the table of open files.
+type handles struct {
+	slab   slab[handle]
+	budget *budget
+}
+
+func (t *handles) init(b *budget) {
+	t.budget = b
+	t.slab.end = func(h *handle) {
+		unix.Close(h.fd)
+		t.budget.give()
+	}
+}
+
+// add makes a handle of node id. It owns fd from here on.
+func (t *handles) add(id fuse.NodeID, fd, flags int, dir bool, read inline) (fuse.Handle, syscall.Errno) {
+	if !t.budget.take() {
+		unix.Close(fd)
+		return 0, unix.ENFILE
+	}
+	e, h := t.slab.alloc()
+	if e == nil {
+		t.budget.give()
+		unix.Close(fd)
+		return 0, unix.ENFILE
+	}
+	v := &e.v
+	v.node, v.fd, v.flags, v.dir, v.pos = id, fd, flags, dir, 0
+	if flags&unix.O_DIRECT != 0 {
+		read = inlineNever // RWF_NOWAIT does not keep it from waiting for the disk
+	}
+	v.read.Store(uint32(read))
+	t.slab.publish(e)
+	return fuse.Handle(h), 0
+}
+
+// get finds handle h of node id and keeps its descriptor open until put, or returns
+// nil. That h is another node's shows no different from that it does not exist.
+func (t *handles) get(h fuse.Handle, id fuse.NodeID) *slot[handle] {
+	e := t.slab.get(uint64(h))
+	if e != nil && e.v.node != id {
+		t.put(e)
+		return nil
+	}
+	return e
+}
+
+func (t *handles) put(e *slot[handle]) { t.slab.put(e) }
+
+// drop closes everything.
+func (t *handles) drop() {
+	for n := range t.slab.used() {
+		if e := t.slab.pin(n); e != nil {
+			t.slab.kill(e)
+			t.put(e)
+		}
+	}
+}
+
+// Release implements fuse.FileSystem.
+func (fs *FS) Release(_ *fuse.Context, node fuse.NodeID, h fuse.Handle) error {
+	e := fs.handles.get(h, node)
+	if e == nil {
+		return syscall.EBADF
+	}
+	defer fs.handles.put(e)
+	if !fs.handles.slab.kill(e) {
+		return syscall.EBADF
+	}
+	return nil
+}
+
+// ReleaseDir implements fuse.FileSystem.
+func (fs *FS) ReleaseDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle) error {
+	return fs.Release(c, node, h)
+}

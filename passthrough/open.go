@@ -1,0 +1,100 @@
+package passthrough
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/fuse"
+)
+
+// open opens a single name below a directory. It never leaves the directory, whatever
+// the name is replaced by meanwhile.
+func (fs *FS) open(t *thread, dir int, name *byte, flags int, mode uint32) (int, syscall.Errno) {
+	flags |= unix.O_CLOEXEC
+	if !fs.host.openat2 {
+		return openat(dir, name, flags, mode)
+	}
+	t.how = unix.OpenHow{
+		Flags: uint64(flags), Mode: uint64(mode),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	return openat2(dir, name, &t.how)
+}
+
+// reopen opens the object of a descriptor again, with other flags.
+func (fs *FS) reopen(t *thread, fd, flags int) (int, syscall.Errno) {
+	return openat(fs.proc.Int(), t.link(fd), flags|unix.O_CLOEXEC, 0)
+}
+
+// hostFlags rewrites a guest's open flags for the host (fs-device.md E.7.2). What is
+// not named here does not pass. O_APPEND is a matter of each WRITE.
+func (fs *FS) hostFlags(guest uint32) int {
+	const pass = unix.O_ACCMODE | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NONBLOCK | unix.O_DIRECTORY
+	keep := pass
+	if fs.opt.AllowDirectIO {
+		keep |= unix.O_DIRECT
+	}
+	if fs.opt.PreserveNoatime {
+		keep |= unix.O_NOATIME
+	}
+	flags := int(guest) & keep
+	if flags&unix.O_ACCMODE == unix.O_WRONLY && fs.has(fuse.WritebackCache) {
+		flags ^= unix.O_WRONLY ^ unix.O_RDWR // the guest fills partial pages by reading
+	}
+	return flags
+}
+
+// Open implements fuse.FileSystem. Special files are the guest's own business, and
+// must never be opened on the host. kill would need HANDLE_KILLPRIV_V2, which is not
+// offered.
+func (fs *FS) Open(c *fuse.Context, node fuse.NodeID, flags uint32, kill bool, out *fuse.Opened) error {
+	const tmpfile = unix.O_TMPFILE &^ unix.O_DIRECTORY
+	if flags&(unix.O_PATH|tmpfile) != 0 {
+		return syscall.EINVAL
+	}
+	n := fs.nodes.get(node)
+	if n == nil {
+		return syscall.EBADF
+	}
+	defer fs.nodes.put(n)
+	switch n.v.typ {
+	case unix.S_IFREG, unix.S_IFDIR:
+	case unix.S_IFLNK:
+		return syscall.ELOOP
+	default:
+		return syscall.EBADF
+	}
+	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags), out))
+}
+
+// OpenDir implements fuse.FileSystem.
+func (fs *FS) OpenDir(c *fuse.Context, node fuse.NodeID, flags uint32, out *fuse.Opened) error {
+	n := fs.nodes.get(node)
+	if n == nil {
+		return syscall.EBADF
+	}
+	defer fs.nodes.put(n)
+	if n.v.typ != unix.S_IFDIR {
+		return syscall.ENOTDIR
+	}
+	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags)&unix.O_NOATIME|unix.O_DIRECTORY, out))
+}
+
+// openNode makes a handle of a regular file or a directory.
+func (fs *FS) openNode(t *thread, n *node, flags int, out *fuse.Opened) syscall.Errno {
+	fd, e := fs.reopen(t, n.fd, flags)
+	if e != 0 {
+		return e
+	}
+	isDir := n.typ == unix.S_IFDIR
+	h, e := fs.handles.add(n.id, fd, flags, isDir, fs.host.inline)
+	if e != 0 {
+		return e
+	}
+	*out = fuse.Opened{Handle: h, Flags: fs.policy.file}
+	if isDir {
+		out.Flags = fs.policy.dir
+	}
+	return 0
+}

@@ -1,0 +1,268 @@
+package passthrough
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The wrappers below take memory of the caller's thread instead of Go strings, and
+// repeat what a signal interrupted. Each keeps to package unsafe's rule for system
+// calls: pointers are converted in the argument list of the call itself.
+
+// Constant names, NUL-terminated.
+const (
+	empty = "\x00"
+	dot   = ".\x00"
+)
+
+// cstring returns the address of a constant that ends in NUL.
+func cstring(s string) *byte {
+	// SAFETY: the kernel only reads names.
+	return unsafe.StringData(s)
+}
+
+// call is a system call without pointers.
+func call(nr uintptr, a1, a2, a3, a4 uintptr) (int, syscall.Errno) {
+	for {
+		r, _, e := syscall.Syscall6(nr, a1, a2, a3, a4, 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+func openat2(dir int, name *byte, how *unix.OpenHow) (int, syscall.Errno) {
+	for {
+		// SAFETY: name ends in NUL; how has the size that is passed.
+		r, _, e := syscall.Syscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(how)), unsafe.Sizeof(*how), 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+func openat(dir int, name *byte, flags int, mode uint32) (int, syscall.Errno) {
+	for {
+		// SAFETY: name ends in NUL.
+		r, _, e := syscall.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(flags), uintptr(mode), 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// statx looks at the object of a descriptor.
+func statx(fd int, st *unix.Statx_t, mask uint32) syscall.Errno {
+	for {
+		// SAFETY: the empty name ends in NUL; st is a whole struct statx.
+		_, _, e := syscall.Syscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), unix.AT_EMPTY_PATH, uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+func fstatfs(fd int, st *unix.Statfs_t) syscall.Errno {
+	for {
+		// SAFETY: st is a whole struct statfs.
+		_, _, e := syscall.Syscall(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// nameat is a system call that takes a directory, a name and two numbers.
+func nameat(nr uintptr, dir int, name *byte, a3, a4 uintptr) syscall.Errno {
+	for {
+		// SAFETY: name ends in NUL.
+		_, _, e := syscall.Syscall6(nr, uintptr(dir), uintptr(unsafe.Pointer(name)), a3, a4, 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+func mkdirat(dir int, name *byte, mode uint32) syscall.Errno {
+	return nameat(unix.SYS_MKDIRAT, dir, name, uintptr(mode), 0)
+}
+
+// mknodat takes the kernel's 32-bit device number, as FUSE does.
+func mknodat(dir int, name *byte, mode, rdev uint32) syscall.Errno {
+	return nameat(unix.SYS_MKNODAT, dir, name, uintptr(mode), uintptr(rdev))
+}
+
+func unlinkat(dir int, name *byte, flags int) syscall.Errno {
+	return nameat(unix.SYS_UNLINKAT, dir, name, uintptr(flags), 0)
+}
+
+// fchmodat follows symbolic links, and so the links of /proc/self/fd.
+func fchmodat(dir int, name *byte, mode uint32) syscall.Errno {
+	return nameat(unix.SYS_FCHMODAT, dir, name, uintptr(mode), 0)
+}
+
+// fchown changes the object of a descriptor, O_PATH or not.
+func fchown(fd int, uid, gid uint32) syscall.Errno {
+	for {
+		// SAFETY: the empty name ends in NUL.
+		_, _, e := syscall.Syscall6(unix.SYS_FCHOWNAT, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), uintptr(uid), uintptr(gid), unix.AT_EMPTY_PATH, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// utimens sets the times of the object of a descriptor, O_PATH or not.
+func utimens(fd int, ts *[2]unix.Timespec) syscall.Errno {
+	for {
+		// SAFETY: the empty name ends in NUL; ts has the two elements that are read.
+		_, _, e := syscall.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), uintptr(unsafe.Pointer(ts)), unix.AT_EMPTY_PATH, 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+func renameat2(dir int, name *byte, dir2 int, name2 *byte, flags uint32) syscall.Errno {
+	for {
+		// SAFETY: both names end in NUL.
+		_, _, e := syscall.Syscall6(unix.SYS_RENAMEAT2, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(dir2), uintptr(unsafe.Pointer(name2)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+func linkat(dir int, name *byte, dir2 int, name2 *byte, flags int) syscall.Errno {
+	for {
+		// SAFETY: both names end in NUL.
+		_, _, e := syscall.Syscall6(unix.SYS_LINKAT, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(dir2), uintptr(unsafe.Pointer(name2)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+func symlinkat(target *byte, dir int, name *byte) syscall.Errno {
+	for {
+		// SAFETY: both strings end in NUL.
+		_, _, e := syscall.Syscall(unix.SYS_SYMLINKAT, uintptr(unsafe.Pointer(target)), uintptr(dir), uintptr(unsafe.Pointer(name)))
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// readlink reads the target of a symbolic link's descriptor. dst must not be empty.
+func readlink(fd int, dst []byte) (int, syscall.Errno) {
+	for {
+		// SAFETY: the empty name ends in NUL; dst has the length that is passed.
+		r, _, e := syscall.Syscall6(unix.SYS_READLINKAT, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)), 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+func getdents(fd int, buf []byte) (int, syscall.Errno) {
+	for {
+		// SAFETY: buf has the length that is passed.
+		r, _, e := syscall.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+func copyFileRange(in int, inOff *int64, out int, outOff *int64, length uint64) (int, syscall.Errno) {
+	for {
+		// SAFETY: both offsets are whole.
+		r, _, e := syscall.Syscall6(unix.SYS_COPY_FILE_RANGE, uintptr(in), uintptr(unsafe.Pointer(inOff)), uintptr(out), uintptr(unsafe.Pointer(outOff)), uintptr(length), 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// getxattr, listxattr, setxattr and removexattr work on a path. An empty buffer
+// asks for the length.
+
+func getxattr(path, name *byte, dst []byte) (int, syscall.Errno) {
+	for {
+		// SAFETY: path and name end in NUL; dst has the length that is passed.
+		r, _, e := syscall.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)), 0, 0)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+func listxattr(path *byte, dst []byte) (int, syscall.Errno) {
+	for {
+		// SAFETY: path ends in NUL; dst has the length that is passed.
+		r, _, e := syscall.Syscall(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(len(dst)))
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+func setxattr(path, name *byte, value []byte, flags uint32) syscall.Errno {
+	for {
+		// SAFETY: path and name end in NUL; value has the length that is passed.
+		_, _, e := syscall.Syscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+func removexattr(path, name *byte) syscall.Errno {
+	for {
+		// SAFETY: path and name end in NUL.
+		_, _, e := syscall.Syscall(unix.SYS_REMOVEXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// Credentials are per thread in the kernel. These calls change the calling thread
+// only, unlike those of package syscall. None of them can block.
+
+func setgroups(groups []uint32) syscall.Errno {
+	// SAFETY: groups has the length that is passed.
+	_, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
+	return e
+}
+
+// seteuid changes the effective user id alone.
+func seteuid(uid uint32) syscall.Errno {
+	_, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0))
+	return e
+}
+
+// setegid changes the effective group id alone.
+func setegid(gid uint32) syscall.Errno {
+	_, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, ^uintptr(0), uintptr(gid), ^uintptr(0))
+	return e
+}
+
+func umask(mask uint32) { syscall.RawSyscall(unix.SYS_UMASK, uintptr(mask), 0, 0) }
+
+// raise makes one capability of the thread's permitted set effective, besides those
+// that are.
+func raise(capability uint) syscall.Errno {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	// SAFETY: version 3 has two data elements.
+	if _, _, e := syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0); e != 0 {
+		return e
+	}
+	data[capability/32].Effective |= 1 << (capability % 32)
+	// SAFETY: as above.
+	_, _, e := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0)
+	return e
+}

@@ -1,0 +1,69 @@
+package passthrough
+
+import (
+	"math"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/fuse"
+	"vfiofs/virtio/guestmem"
+)
+
+// Write implements fuse.FileSystem (fs-device.md E.10.2). It fills the host's page
+// cache; only what goes to the disk at once is left to threads that may block.
+func (fs *FS) Write(c *fuse.Context, node fuse.NodeID, h fuse.Handle, src guestmem.Vec, off uint64, in *fuse.WriteArgs) (int, error) {
+	f := fs.handles.get(h, node)
+	if f == nil {
+		return 0, syscall.EBADF
+	}
+	defer fs.handles.put(f)
+	if off > math.MaxInt64 {
+		return 0, syscall.EINVAL
+	}
+	if !c.MayBlock && (f.v.flags&unix.O_DSYNC != 0 || inline(f.v.read.Load()) == inlineNever) {
+		return 0, fuse.ErrWouldBlock
+	}
+	// Pages that the guest writes out know their place; writes of a file open for
+	// appending go to the end, wherever that is by now.
+	flags := 0
+	if in.OpenFlags&unix.O_APPEND != 0 && in.Flags&fuse.WriteCache == 0 && !fs.has(fuse.WritebackCache) {
+		flags = unix.RWF_APPEND
+	}
+	done, e := write(f.v.fd, src, int64(off), flags)
+	if e == unix.EOPNOTSUPP && flags != 0 && done == 0 {
+		done, e = fs.appendLocked(local(c), &f.v, src)
+	}
+	if done > 0 {
+		return done, nil
+	}
+	return 0, fs.errno(e)
+}
+
+// write stores src until it is written or the host refuses more.
+func write(fd int, src guestmem.Vec, off int64, flags int) (done int, e syscall.Errno) {
+	for size := src.Len(); done < size; {
+		n, e := src.Slice(done, size-done).Pwritev(fd, off+int64(done), flags)
+		switch {
+		case e == unix.EINTR:
+		case e != 0:
+			return done, e
+		case n == 0:
+			return done, unix.EIO
+		default:
+			done += n
+		}
+	}
+	return done, 0
+}
+
+// appendLocked writes at the end of the file for a file system without RWF_APPEND.
+func (fs *FS) appendLocked(t *thread, h *handle, src guestmem.Vec) (int, syscall.Errno) {
+	mu := &fs.appends[uint64(h.node)%uint64(len(fs.appends))]
+	mu.Lock()
+	defer mu.Unlock()
+	if e := statx(h.fd, &t.stat, unix.STATX_SIZE); e != 0 {
+		return 0, e
+	}
+	return write(h.fd, src, int64(t.stat.Size), 0)
+}
