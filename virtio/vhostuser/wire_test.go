@@ -24,14 +24,22 @@ func TestGolden(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"GET_FEATURES", message(GetFeatures, FlagVersion1, nil),
-			"01000000 01000000 00000000"},
-		{"GET_FEATURES reply", message(GetFeatures, FlagVersion1|FlagReply, AppendU64(nil, 0x170000000)),
-			"01000000 05000000 08000000 0000007001000000"},
-		{"SET_FEATURES", message(SetFeatures, FlagVersion1, AppendU64(nil, 0x160000000)),
-			"02000000 01000000 08000000 0000006001000000"},
-		{"SET_OWNER", message(SetOwner, FlagVersion1, nil),
-			"03000000 01000000 00000000"},
+		{
+			"GET_FEATURES", message(GetFeatures, FlagVersion1, nil),
+			"01000000 01000000 00000000",
+		},
+		{
+			"GET_FEATURES reply", message(GetFeatures, FlagVersion1|FlagReply, AppendU64(nil, 0x170000000)),
+			"01000000 05000000 08000000 0000007001000000",
+		},
+		{
+			"SET_FEATURES", message(SetFeatures, FlagVersion1, AppendU64(nil, 0x160000000)),
+			"02000000 01000000 08000000 0000006001000000",
+		},
+		{
+			"SET_OWNER", message(SetOwner, FlagVersion1, nil),
+			"03000000 01000000 00000000",
+		},
 		{"SET_MEM_TABLE", message(SetMemTable, FlagVersion1, AppendMemTable(nil, []Region{
 			{GPA: 0, Size: 0xa0000, Addr: 0x7f1200000000, Offset: 0},
 			{GPA: 0x100000000, Size: 0x80000000, Addr: 0x7f1280000000, Offset: 0x80000000},
@@ -39,29 +47,47 @@ func TestGolden(t *testing.T) {
 			"02000000 00000000" + // count, padding
 			"0000000000000000 00000a0000000000 00000000127f0000 0000000000000000" + // gpa, size, address, offset
 			"0000000001000000 0000008000000000 00000080127f0000 0000008000000000"},
-		{"SET_LOG_BASE", message(SetLogBase, FlagVersion1, LogArea{Size: 0x28000, Offset: 0x1000}.Append(nil)),
-			"06000000 01000000 10000000 0080020000000000 0010000000000000"},
-		{"SET_VRING_NUM", message(SetVringNum, FlagVersion1, VringState{1, 128}.Append(nil)),
-			"08000000 01000000 08000000 01000000 80000000"},
+		{
+			"SET_LOG_BASE", message(SetLogBase, FlagVersion1, LogArea{Size: 0x28000, Offset: 0x1000}.Append(nil)),
+			"06000000 01000000 10000000 0080020000000000 0010000000000000",
+		},
+		{
+			"SET_VRING_NUM", message(SetVringNum, FlagVersion1, VringState{1, 128}.Append(nil)),
+			"08000000 01000000 08000000 01000000 80000000",
+		},
 		{"SET_VRING_ADDR", message(SetVringAddr, FlagVersion1, VringAddr{
 			Index: 1, Flags: VringLog, Desc: 0x7f1201000000, Used: 0x7f1201003000, Avail: 0x7f1201002000, Log: 0x1003000,
 		}.Append(nil)), "09000000 01000000 28000000 01000000 01000000" +
 			"00000001127f0000 00300001127f0000 00200001127f0000 0030000100000000"}, // desc, used, avail, log
-		{"GET_VRING_BASE", message(GetVringBase, FlagVersion1, VringState{Index: 1}.Append(nil)),
-			"0b000000 01000000 08000000 01000000 00000000"},
-		{"GET_VRING_BASE reply", message(GetVringBase, FlagVersion1|FlagReply, VringState{1, 0x55}.Append(nil)),
-			"0b000000 05000000 08000000 01000000 55000000"},
-		{"SET_VRING_KICK", message(SetVringKick, FlagVersion1, VringFile{Index: 1}.Append(nil)),
-			"0c000000 01000000 08000000 0100000000000000"},
-		{"SET_VRING_CALL none", message(SetVringCall, FlagVersion1, VringFile{Index: 1, NoFD: true}.Append(nil)),
-			"0d000000 01000000 08000000 0101000000000000"},
-		{"SET_VRING_ENABLE with NEED_REPLY", message(SetVringEnable, FlagVersion1|FlagNeedReply, VringState{1, 1}.Append(nil)),
-			"12000000 09000000 08000000 01000000 01000000"},
-		{"GET_CONFIG", message(GetConfig, FlagVersion1, Config{Offset: 36, Size: 4, Flags: 1, Data: make([]byte, 4)}.Append(nil)),
-			"18000000 01000000 10000000 24000000 04000000 01000000 00000000"},
-		{"ADD_MEM_REG", message(AddMemReg, FlagVersion1, AppendMemReg(nil, Region{GPA: 1, Size: 2, Addr: 3, Offset: 4})),
+		{
+			"GET_VRING_BASE", message(GetVringBase, FlagVersion1, VringState{Index: 1}.Append(nil)),
+			"0b000000 01000000 08000000 01000000 00000000",
+		},
+		{
+			"GET_VRING_BASE reply", message(GetVringBase, FlagVersion1|FlagReply, VringState{1, 0x55}.Append(nil)),
+			"0b000000 05000000 08000000 01000000 55000000",
+		},
+		{
+			"SET_VRING_KICK", message(SetVringKick, FlagVersion1, VringFile{Index: 1}.Append(nil)),
+			"0c000000 01000000 08000000 0100000000000000",
+		},
+		{
+			"SET_VRING_CALL none", message(SetVringCall, FlagVersion1, VringFile{Index: 1, NoFD: true}.Append(nil)),
+			"0d000000 01000000 08000000 0101000000000000",
+		},
+		{
+			"SET_VRING_ENABLE with NEED_REPLY", message(SetVringEnable, FlagVersion1|FlagNeedReply, VringState{1, 1}.Append(nil)),
+			"12000000 09000000 08000000 01000000 01000000",
+		},
+		{
+			"GET_CONFIG", message(GetConfig, FlagVersion1, Config{Offset: 36, Size: 4, Flags: 1, Data: make([]byte, 4)}.Append(nil)),
+			"18000000 01000000 10000000 24000000 04000000 01000000 00000000",
+		},
+		{
+			"ADD_MEM_REG", message(AddMemReg, FlagVersion1, AppendMemReg(nil, Region{GPA: 1, Size: 2, Addr: 3, Offset: 4})),
 			"25000000 01000000 28000000 0000000000000000" + // padding
-				"0100000000000000 0200000000000000 0300000000000000 0400000000000000"},
+				"0100000000000000 0200000000000000 0300000000000000 0400000000000000",
+		},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(tt.want, " ", ""))
 		check(t, err)
@@ -81,8 +107,12 @@ func TestNumbers(t *testing.T) {
 		{uint64(FeatureProtocolFeatures), 0x40000000},
 		{uint64(ProtocolMQ | ProtocolLogShmFD | ProtocolReplyAck | ProtocolBackendReq | ProtocolConfig |
 			ProtocolBackendSendFD | ProtocolResetDevice | ProtocolConfigureMemSlots), 0xa62b},
-		{uint64(ResetDevice), 34}, {uint64(GetMaxMemSlots), 36}, {uint64(RemMemReg), 38},
-		{uint64(SetBackendReqFD), 21}, {uint64(SetConfig), 25}, {uint64(GetInflightFD), 31},
+		{uint64(ResetDevice), 34},
+		{uint64(GetMaxMemSlots), 36},
+		{uint64(RemMemReg), 38},
+		{uint64(SetBackendReqFD), 21},
+		{uint64(SetConfig), 25},
+		{uint64(GetInflightFD), 31},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("number = %#x; want %#x", tt.got, tt.want)

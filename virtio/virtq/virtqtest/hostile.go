@@ -135,8 +135,10 @@ func badChains() []Case {
 		after("H006 address in memory, length 4 GiB-1", virtq.ErrAddress, third(HighGPA, math.MaxUint32-ReplyRoom, write, 0)),
 		after("H008 range crosses a hole", virtq.ErrAddress, third(HoleGPA-8, 16, write, 0)),
 		after("H008 range covers a hole", virtq.ErrAddress, third(AdjacentGPA, 2*RegionSize, write, 0)),
-		{Name: "H015 indirect not negotiated", Err: virtq.ErrNoIndirect, NoIndirect: true, Readable: Request, Writable: ReplyRoom,
-			Write: third(tableGPA, 16, indirect, 0)},
+		{
+			Name: "H015 indirect not negotiated", Err: virtq.ErrNoIndirect, NoIndirect: true, Readable: Request, Writable: ReplyRoom,
+			Write: third(tableGPA, 16, indirect, 0),
+		},
 	}
 }
 
