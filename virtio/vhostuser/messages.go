@@ -15,7 +15,7 @@ import (
 // would go on as if it had been obeyed. What is merely not supported never ends the
 // connection; a sender that waits for data then gets a reply without any.
 func (s *session) answer(ctx context.Context, m *Message) error {
-	s.log.Debug("vhost-user message", "message", m.Code, "flags", uint32(m.Flags), "size", len(m.Payload), "files", len(m.Files))
+	s.log.Debug("vhost-user message", "message", m.Code.String(), "flags", uint32(m.Flags), "size", len(m.Payload), "files", len(m.Files))
 	payload, err := s.handle(m)
 	waits := m.Flags&FlagNeedReply != 0 && s.protocol&ProtocolReplyAck != 0
 	if err != nil {
@@ -24,7 +24,7 @@ func (s *session) answer(ctx context.Context, m *Message) error {
 		if !unsupported && (hasReply || !waits) {
 			return &PeerError{Code: m.Code, Reason: err.Error()}
 		}
-		s.log.Warn("vhost-user message refused", "message", m.Code, "err", err)
+		s.log.Warn("vhost-user message refused", "message", m.Code.String(), "err", err)
 		switch {
 		case hasReply:
 			payload = nil
@@ -300,8 +300,12 @@ func (s *session) setLogBase(m *Message) error {
 	return nil
 }
 
-// setLogFD keeps the eventfd of the dirty log.
+// setLogFD keeps the eventfd of the dirty log. A link without descriptors has none to
+// keep, and front-ends send the message all the same.
 func (s *session) setLogFD(m *Message) error {
+	if !s.link.PassesFiles() {
+		return errors.Join(wantNothing(m), m.wantCount(0))
+	}
 	if err := errors.Join(wantNothing(m), m.wantCount(1)); err != nil {
 		return err
 	}

@@ -154,6 +154,11 @@ func (q *Queue) SetLog(log *guestmem.Log, usedLog guestmem.GPA) {
 	q.log.Store(&ringLog{log, usedLog})
 }
 
+// SetMemory makes addresses of descriptors lead to another Table, from the next Next
+// on. It belongs to the Queue's goroutine. Chains that were taken before keep what they
+// have.
+func (q *Queue) SetMemory(mem *guestmem.Table) { q.mem = mem }
+
 // Next takes one chain off the available ring into c.
 //
 // Next doesn't block; ok is false when the ring is empty. A chain with c.Err set is
