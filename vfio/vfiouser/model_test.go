@@ -1,0 +1,316 @@
+package vfiouser
+
+import (
+	"context"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vfiofs/internal/fd"
+	"vfiofs/vfio"
+)
+
+// patience is how long a test waits for what should happen at once.
+const patience = 20 * time.Second
+
+// TestMain fails a run that leaves descriptors or goroutines behind.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	if left := fd.Open(); len(left) > 0 && code == 0 {
+		fmt.Fprintln(os.Stderr, "descriptors left open:", left)
+		code = 1
+	}
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		before += 1000 // the fuzzer has goroutines of its own
+	}
+	for end := time.Now().Add(patience); runtime.NumGoroutine() > before && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+	if runtime.NumGoroutine() > before && code == 0 {
+		fmt.Fprintln(os.Stderr, "goroutines left running:")
+		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// check ends the test if err isn't nil.
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newMemfd returns a file of size bytes in memory.
+func newMemfd(t testing.TB, size int64) *fd.FD {
+	t.Helper()
+	n, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
+	check(t, err)
+	f := fd.New(n, "memfd")
+	t.Cleanup(func() { f.Close() })
+	check(t, unix.Ftruncate(n, size))
+	return f
+}
+
+// newEvent returns an eventfd.
+func newEvent(t testing.TB) *fd.FD {
+	t.Helper()
+	e, err := fd.NewEvent("event")
+	check(t, err)
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+// count returns how often an eventfd was signalled since the last time.
+func count(t testing.TB, e *fd.FD) uint64 {
+	t.Helper()
+	var b [8]byte
+	switch _, err := unix.Read(e.Int(), b[:]); err {
+	case nil, unix.EAGAIN:
+		return u64(b[:], 0)
+	default:
+		t.Fatal(err)
+		return 0
+	}
+}
+
+// sockets returns the two ends of a connection.
+func sockets(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	check(t, err)
+	var conns [2]*net.UnixConn
+	for i, n := range pair {
+		file := os.NewFile(uintptr(n), "socket")
+		c, err := net.FileConn(file)
+		check(t, err)
+		check(t, file.Close())
+		t.Cleanup(func() { c.Close() })
+		conns[i] = c.(*net.UnixConn)
+	}
+	return conns[0], conns[1]
+}
+
+// A testModel is a function with registers that keep what is written to them. Its
+// regions are those of the transcript in vfio-user.md section 12.
+type testModel struct {
+	mu      sync.Mutex
+	infos   [vfio.NumRegions]RegionInfo
+	regs    [vfio.NumRegions][]byte
+	vectors [irqKinds]int
+	bus     *Bus     // while attached
+	calls   []string // all but reads of BARs
+	onWrite func()   // called without the lock
+}
+
+func newTestModel(t testing.TB) *testModel {
+	m := &testModel{vectors: [irqKinds]int{vfio.MSIX: 8, vfio.Err: 1, vfio.Req: 1}}
+	m.infos[0] = RegionInfo{Size: 0x4000}
+	m.infos[1] = RegionInfo{Size: 0x1000}
+	m.infos[2] = RegionInfo{Size: 64 << 20, File: newMemfd(t, 64<<20)}
+	m.infos[4] = RegionInfo{Size: 1 << 20, File: newMemfd(t, 1<<20), Areas: []Area{{0x10000, 0x10000}, {0x40000, 0x1000}}}
+	m.infos[vfio.ConfigRegion] = RegionInfo{Size: 4096}
+	for i := range m.regs {
+		m.regs[i] = make([]byte, min(m.infos[i].Size, 1<<20))
+	}
+	return m
+}
+
+func (m *testModel) note(format string, args ...any) {
+	m.calls = append(m.calls, fmt.Sprintf(format, args...))
+}
+
+// taken returns the calls since the last time.
+func (m *testModel) taken() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	calls := m.calls
+	m.calls = nil
+	return calls
+}
+
+// attached returns the bus of the client.
+func (m *testModel) attached() *Bus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bus
+}
+
+func (m *testModel) Attach(bus *Bus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note("attach")
+	m.bus = bus
+}
+
+func (m *testModel) Detach() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note("detach")
+	m.bus = nil
+}
+
+func (m *testModel) Region(i int) RegionInfo { return m.infos[i] }
+
+func (m *testModel) Vectors(kind vfio.IRQ) int { return m.vectors[kind] }
+
+func (m *testModel) Read(region int, p []byte, off int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(p)
+	if off < int64(len(m.regs[region])) {
+		copy(p, m.regs[region][off:])
+	}
+}
+
+func (m *testModel) Write(region int, p []byte, off int64) {
+	m.mu.Lock()
+	m.note("write %d+%#x %x", region, off, p)
+	if off < int64(len(m.regs[region])) {
+		copy(m.regs[region][off:], p)
+	}
+	on := m.onWrite
+	m.mu.Unlock()
+	if on != nil {
+		on()
+	}
+}
+
+func (m *testModel) Unmap(first, last vfio.IOVA) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note("unmap %#x-%#x", uint64(first), uint64(last))
+}
+
+func (m *testModel) Reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note("reset")
+}
+
+// serve shows a model to the other end of the returned connection. end waits for Serve.
+func serve(t testing.TB, m Model) (sock *net.UnixConn, end func() error) {
+	t.Helper()
+	ours, theirs := sockets(t)
+	done := make(chan error, 1)
+	go func() { done <- NewServer(m, Options{}).Serve(context.Background(), ours) }()
+	end = sync.OnceValue(func() error {
+		theirs.Close()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(patience):
+			t.Error("Serve doesn't end")
+			return nil
+		}
+	})
+	t.Cleanup(func() { end() })
+	return theirs, end
+}
+
+// unhex decodes hexadecimal digits with blanks between them.
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
+	check(t, err)
+	return b
+}
+
+// A raw speaks bytes.
+type raw struct {
+	t    testing.TB
+	sock *net.UnixConn
+}
+
+// send sends bytes and descriptors in one call.
+func (r raw) send(b []byte, files ...*fd.FD) {
+	r.t.Helper()
+	var control []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = f.Int()
+		}
+		control = unix.UnixRights(fds...)
+	}
+	_, _, err := r.sock.WriteMsgUnix(b, control, nil)
+	check(r.t, err)
+}
+
+// recv returns the next message, and how many descriptors came with it.
+func (r raw) recv() ([]byte, int) {
+	r.t.Helper()
+	r.sock.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, headerSize, maxMessage)
+	control := make([]byte, 256)
+	n, ctl, _, _, err := r.sock.ReadMsgUnix(b, control)
+	check(r.t, err)
+	if n != headerSize {
+		r.t.Fatalf("received %d bytes; want a header", n)
+	}
+	var m message
+	check(r.t, m.addFiles(control[:ctl]))
+	files := len(m.files)
+	m.close()
+	b = b[:decodeHeader(b).size]
+	_, err = io.ReadFull(r.sock, b[headerSize:])
+	check(r.t, err)
+	return b, files
+}
+
+// ask sends a command and returns the reply's errno and payload.
+func (r raw) ask(command Command, payload []byte, files ...*fd.FD) (unix.Errno, []byte) {
+	r.t.Helper()
+	h := header{id: 7, command: command, size: uint32(headerSize + len(payload))}
+	r.send(append(h.append(nil), payload...), files...)
+	b, _ := r.recv()
+	got := decodeHeader(b)
+	if got.id != h.id || got.command != h.command || got.flags&^flagError != flagReply {
+		r.t.Fatalf("%s: reply %x; want one to command 7", command, b[:headerSize])
+	}
+	return unix.Errno(got.errno), b[headerSize:]
+}
+
+// must is ask for commands that are obeyed.
+func (r raw) must(command Command, payload []byte, files ...*fd.FD) []byte {
+	r.t.Helper()
+	errno, reply := r.ask(command, payload, files...)
+	if errno != 0 {
+		r.t.Fatalf("%s %x = %v; want success", command, payload, errno)
+	}
+	return reply
+}
+
+// greet is VERSION.
+func (r raw) greet() { r.must(Version, []byte{0, 0, 0, 0}) }
+
+// greeted returns a connection to a new server that has seen VERSION.
+func greeted(t testing.TB, m Model) (raw, func() error) {
+	sock, end := serve(t, m)
+	r := raw{t, sock}
+	r.greet()
+	return r, end
+}
+
+// wantCalls compares what a model has seen, beside being attached.
+func (m *testModel) wantCalls(t testing.TB, want ...string) {
+	t.Helper()
+	got := slices.DeleteFunc(m.taken(), func(s string) bool { return s == "attach" })
+	if !slices.Equal(got, want) {
+		t.Errorf("calls of the model = %q; want %q", got, want)
+	}
+}
