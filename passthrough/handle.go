@@ -18,6 +18,8 @@ type handle struct {
 	dir   bool          // of a directory
 	read  atomic.Uint32 // an inline
 
+	bounced atomic.Bool // transfers go through the thread's bounce buffer
+
 	mu  sync.Mutex // guards the position of a directory's descriptor, and pos
 	pos int64      // cookie at the position, posUnknown if it is not known
 }
@@ -61,6 +63,7 @@ func (t *handles) add(id fuse.NodeID, fd, flags int, dir bool, read inline) (fus
 	}
 	v := &e.v
 	v.node, v.fd, v.flags, v.dir, v.pos = id, fd, flags, dir, 0
+	v.bounced.Store(false)
 	if flags&unix.O_DIRECT != 0 {
 		read = inlineNever // RWF_NOWAIT does not keep it from waiting for the disk
 	}

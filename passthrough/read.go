@@ -32,7 +32,7 @@ func (fs *FS) Read(c *fuse.Context, node fuse.NodeID, h fuse.Handle, dst guestme
 	}
 	done, size := 0, int(min(uint64(dst.Len()), math.MaxInt64-off))
 	for done < size {
-		n, e := dst.Slice(done, size-done).Preadv(f.v.fd, int64(off)+int64(done), flags)
+		n, e := f.v.preadv(local(c), dst.Slice(done, size-done), int64(off)+int64(done), flags)
 		switch {
 		case e == unix.EINTR:
 		case e == unix.EAGAIN && flags != 0:

@@ -27,6 +27,7 @@ type thread struct {
 	times       [2]unix.Timespec
 	offs        [2]int64
 	entry       fuse.Entry
+	bounce      bounce
 	buf         [64 << 10]byte // directory records, or names of extended attributes
 }
 
@@ -49,7 +50,7 @@ func (fs *FS) AttachThread() (any, error) {
 }
 
 // DetachThread implements fuse.FileSystem. Nothing outlives the thread.
-func (fs *FS) DetachThread(any) {}
+func (fs *FS) DetachThread(local any) { local.(*thread).bounce.free() }
 
 // local returns the state of the thread that runs a request.
 func local(c *fuse.Context) *thread { return c.Local.(*thread) }

@@ -30,7 +30,7 @@ func (fs *FS) Write(c *fuse.Context, node fuse.NodeID, h fuse.Handle, src guestm
 	if in.OpenFlags&unix.O_APPEND != 0 && in.Flags&fuse.WriteCache == 0 && !fs.has(fuse.WritebackCache) {
 		flags = unix.RWF_APPEND
 	}
-	done, e := write(f.v.fd, src, int64(off), flags)
+	done, e := f.v.write(local(c), src, int64(off), flags)
 	if e == unix.EOPNOTSUPP && flags != 0 && done == 0 {
 		done, e = fs.appendLocked(local(c), &f.v, src)
 	}
@@ -41,9 +41,9 @@ func (fs *FS) Write(c *fuse.Context, node fuse.NodeID, h fuse.Handle, src guestm
 }
 
 // write stores src until it is written or the host refuses more.
-func write(fd int, src guestmem.Vec, off int64, flags int) (done int, e syscall.Errno) {
+func (h *handle) write(t *thread, src guestmem.Vec, off int64, flags int) (done int, e syscall.Errno) {
 	for size := src.Len(); done < size; {
-		n, e := src.Slice(done, size-done).Pwritev(fd, off+int64(done), flags)
+		n, e := h.pwritev(t, src.Slice(done, size-done), off+int64(done), flags)
 		switch {
 		case e == unix.EINTR:
 		case e != 0:
@@ -65,5 +65,5 @@ func (fs *FS) appendLocked(t *thread, h *handle, src guestmem.Vec) (int, syscall
 	if e := statx(h.fd, &t.stat, unix.STATX_SIZE); e != 0 {
 		return 0, e
 	}
-	return write(h.fd, src, int64(t.stat.Size), 0)
+	return h.write(t, src, int64(t.stat.Size), 0)
 }
