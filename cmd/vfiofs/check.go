@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"unicode/utf8"
 
 	"vfiofs/virtio/virtiofs"
@@ -15,13 +16,21 @@ const maxSocketPath = 107
 // check refuses what cannot work before anything is opened or bound
 // (fs-device.md A.1.1, A.6), and settles which of two spellings was used.
 func (s *Serve) check() error {
-	switch {
-	case s.Socket != "" && s.SocketPath != "":
-		return usage("exactly one of `--socket-path` (or `--socket`) is required: both were given and mean the same; drop one")
-	case s.SocketPath != "":
+	if s.Socket != "" && s.SocketPath != "" {
+		return usage("`--socket-path` and `--socket` were both given and mean the same: drop one")
+	}
+	if s.Socket == "" && s.SocketPath != "" {
 		s.Socket = s.SocketPath
-	case s.Socket == "":
-		return usage("exactly one of `--socket-path` (or `--socket`) is required: say where to listen, for example --socket /run/fs.sock")
+	}
+	switch {
+	case s.Socket == "" && s.VFIO == "":
+		return usage("exactly one of `--socket-path` (or `--socket`) or `--vfio` is required: say where to listen, for example --socket /run/fs.sock")
+	case s.Socket != "" && s.VFIO != "":
+		return usage("exactly one of `--socket-path` (or `--socket`) or `--vfio` is required: both were given; drop one")
+	case s.VFIO != "" && !isFunction(s.VFIO):
+		return usage("`--vfio` is %q: it must be a PCI address like 0000:00:07.0, or the path of a vfio-user socket with a / in it", s.VFIO)
+	case s.VFIO != "" && s.Tag == nil:
+		return usage("`--tag` is required with `--vfio`: the sibling may ask for it; choose a short name, for example --tag home")
 	}
 	if s.SharedDir == "" {
 		return usage("`--shared-dir` is required: say which directory the guest shall see, for example --shared-dir /srv/home")
@@ -64,7 +73,7 @@ func checkTag(tag *string) error {
 	return nil
 }
 
-// checkPlaces looks at the shared directory and at where the socket will be.
+// checkPlaces looks at the shared directory and at where the socket is or will be.
 func (s *Serve) checkPlaces() error {
 	if len(s.Socket) > maxSocketPath {
 		return usage("socket path is too long: %d bytes (max supported: %d); choose a shorter one, for example under /run", len(s.Socket), maxSocketPath)
@@ -73,11 +82,17 @@ func (s *Serve) checkPlaces() error {
 	if err != nil {
 		return fmt.Errorf("cannot open the shared directory: %w; create it or correct --shared-dir", err)
 	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(s.Socket))
+	if s.VFIO != "" && !strings.Contains(s.VFIO, "/") {
+		return nil // no socket
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(s.place()))
 	if err == nil {
 		dir, err = filepath.Abs(dir)
 	}
-	if err != nil {
+	switch {
+	case err != nil && s.VFIO != "":
+		return fmt.Errorf("cannot find the socket %s: %w; start the proxy or correct --vfio", s.VFIO, err)
+	case err != nil:
 		return fmt.Errorf("cannot create the socket %s: %w; create its directory or correct --socket", s.Socket, err)
 	}
 	inside, err := isInside(dir, share)
@@ -85,7 +100,7 @@ func (s *Serve) checkPlaces() error {
 		return fmt.Errorf("cannot look at the directories above the socket: %w", err)
 	}
 	if inside {
-		return usage("the socket %s is inside the shared directory %s, where the guest could reach it: put it elsewhere, for example under /run", s.Socket, s.SharedDir)
+		return usage("the socket %s is inside the shared directory %s, where the guest could reach it: put it elsewhere, for example under /run", s.place(), s.SharedDir)
 	}
 	return nil
 }

@@ -25,6 +25,10 @@ Examples:
   A share that only this guest changes, with everything cached:
     vfiofs --socket /run/fs.sock --tag data --shared-dir /srv/data --cache always --writeback
 
+  The same from inside a device VM, for a sibling VM; the host runs only the proxy:
+    vfiofs vfio bind 0000:00:07.0
+    vfiofs --vfio 0000:00:07.0 --tag home --shared-dir /srv/home
+
 Durations are written 500ms, 5s, 1m or 24h. The daemon stays in the foreground, logs to standard
 error, and ends with exit code 0 on SIGTERM, SIGINT and SIGHUP.`
 
@@ -35,6 +39,9 @@ func groups() []kong.Group {
 		{Key: "cache", Title: "What the guest may cache:"},
 		{Key: "files", Title: "File system features:"},
 		{Key: "speed", Title: "Threads and queues:"},
+		{Key: "sockets", Title: "Whom to connect:"},
+		{Key: "memory", Title: "Memory of siblings:"},
+		{Key: "driver", Title: "The function:"},
 		{Key: "process", Title: "The process:"},
 	}
 }
@@ -44,7 +51,7 @@ func groups() []kong.Group {
 func help(options kong.HelpOptions, ctx *kong.Context) error {
 	if ctx.Selected() == nil {
 		options.NoAppSummary = true
-		fmt.Fprintln(ctx.Stdout, "Usage: vfiofs [serve] --socket PATH --tag NAME --shared-dir DIR [flags]")
+		fmt.Fprintln(ctx.Stdout, "Usage: vfiofs [serve] (--socket PATH | --vfio FUNCTION) --tag NAME --shared-dir DIR [flags]")
 		ctx.Model.Flags = append(ctx.Model.Flags, ctx.Model.DefaultCmd.Flags...)
 	}
 	return kong.DefaultHelpPrinter(options, ctx)

@@ -2,13 +2,15 @@
 //
 //	command line ─► Serve ─► passthrough.FS ─► fuse.Server ─► virtiofs.Device
 //	                                                               ▲
-//	             socket ─► vhostuser.Listener ─► Link ─► Backend ──┘
+//	          a client: source.Accept ─► vhostuser.Link ─► Backend ┘
 //
 // main.go holds the command line and the exit code, serve.go the life of the
-// daemon, check.go what is refused before anything is opened, log.go and
-// limits.go what is set up for the whole process.
+// daemon, source.go where clients come from (a socket, or a PCI function), check.go
+// what is refused before anything is opened, log.go and limits.go what is set up for
+// the whole process. Three tools stand beside it: proxy.go is "vfiofs proxy", bind.go
+// and functions.go are "vfiofs vfio", doctor.go and examine.go "vfiofs doctor".
 //
-// Ownership: serve owns the file system, the device and the listener, and closes
+// Ownership: serve owns the file system, the device and the source, and closes
 // them in reverse order. One client is served at a time; its connection belongs to
 // the loop that accepted it.
 //
@@ -23,6 +25,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
@@ -31,12 +34,16 @@ import (
 // Exit codes (fs-device.md A.1.1).
 const (
 	exitOK     = 0
-	exitFailed = 1 // usage errors as well as failures at run time
+	exitFailed = 1 // failures at run time; for serve usage errors as well
+	exitUsage  = 2 // usage errors of the tools: vfio and doctor
 )
 
 // CLI is the command line: its fields are the commands.
 type CLI struct {
 	Serve   Serve   `cmd:"" default:"withargs" help:"Serve a directory to one guest at a time over a vhost-user socket (the default command)."`
+	Proxy   Proxy   `cmd:"" help:"Connect a device VM, where vfiofs runs, with the virtual machines that it serves."`
+	VFIO    VFIO    `cmd:"" name:"vfio" help:"Give PCI functions to user space, and take them back."`
+	Doctor  Doctor  `cmd:"" help:"Say what vfiofs can do on this machine, what is missing, and how to fix it."`
 	Version Version `cmd:"" help:"Print the version and what it was built from."`
 
 	ShowVersion bool `name:"version" short:"V" help:"Print the version and exit."`
@@ -90,6 +97,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = Version{Short: true}.write(stdout)
 	case command.Command() == "version":
 		err = cli.Version.write(stdout)
+	case command.Command() == "proxy":
+		err = cli.Proxy.run(ctx, stdout, stderr)
+	case command.Command() == "doctor":
+		err = cli.Doctor.run(ctx, stdout)
+	case strings.HasPrefix(command.Command(), "vfio "):
+		err = cli.VFIO.run(command.Command(), stdout)
 	default:
 		err = cli.Serve.run(ctx, stderr)
 	}
@@ -99,6 +112,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fmt.Fprintf(stderr, "vfiofs: error: %v\n", err)
 	if errors.As(err, new(usageError)) {
 		fmt.Fprintln(stderr, `Run "vfiofs --help" for all options.`)
+		if len(args) > 0 && (args[0] == "vfio" || args[0] == "doctor") {
+			return exitUsage
+		}
 	}
 	return exitFailed
 }

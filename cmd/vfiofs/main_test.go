@@ -21,6 +21,7 @@ import (
 	"vfiofs/fuse"
 	"vfiofs/passthrough"
 	"vfiofs/virtio/vhostuser"
+	"vfiofs/virtio/vvu"
 )
 
 // quiet discards what is logged.
@@ -37,7 +38,7 @@ func TestRun(t *testing.T) {
 		{"version", []string{"--version"}, 0, "vfiofs " + version, ""},
 		{"version command", []string{"version"}, 0, "built with go", ""},
 		{"unknown flag", []string{"--nope"}, 1, "", "vfiofs: error: unknown flag --nope\nRun \"vfiofs --help\""},
-		{"no socket", []string{"--shared-dir", "."}, 1, "", "`--socket-path` (or `--socket`) is required"},
+		{"no socket", []string{"--shared-dir", "."}, 1, "", "`--socket-path` (or `--socket`) or `--vfio` is required"},
 		{"no directory", []string{"--socket", "s", "--shared-dir", "/nonexistent"}, 1, "", "/nonexistent: no such file"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -119,13 +120,15 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// failing is an accepter whose listener has trouble; it cancels after the last.
+// failing is a source that has trouble; it cancels after the last.
 type failing struct {
 	errs   []error
 	cancel func()
 }
 
-func (f *failing) Accept(context.Context) (*vhostuser.Socket, error) {
+func (f *failing) Close() error { return nil }
+
+func (f *failing) Accept(context.Context) (vhostuser.Link, error) {
 	if len(f.errs) == 0 {
 		f.cancel()
 		return nil, context.Canceled
@@ -145,6 +148,7 @@ func TestAcceptErrors(t *testing.T) {
 		{"told to end", nil, nil, 0},
 		{"no descriptors for a while", []error{unix.EMFILE, unix.ENFILE}, nil, 2 * acceptPause},
 		{"socket broken", []error{unix.EBADF}, unix.EBADF, 0},
+		{"function gone", []error{vvu.ErrGone}, vvu.ErrGone, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

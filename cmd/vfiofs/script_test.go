@@ -34,7 +34,9 @@ func TestMain(m *testing.M) {
 //	client SOCKET    connect, ask for the feature bits, leave in good order
 //	stay SOCKET      likewise, but stay until the script ends
 //	garbage SOCKET   connect, send nonsense, wait to be thrown out
+//	exits CODE ARGS  run a program, which must end with this exit code
 //	listen SOCKET    listen there until the script ends
+//	machine DIR      make a machine with PCI functions, for --root DIR
 //	signal NAME      send SIGNAME to the programs in the background
 //	stale SOCKET     leave a socket behind that nobody listens on
 func TestScripts(t *testing.T) {
@@ -47,24 +49,36 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"bound": withSocket(func(ts *testscript.TestScript, path string) {
+			"bound": withPath(func(ts *testscript.TestScript, path string) {
 				ts.Check(waitBound(path))
 			}),
-			"client": withSocket(func(ts *testscript.TestScript, path string) {
+			"client": withPath(func(ts *testscript.TestScript, path string) {
 				conn := dial(ts, path)
 				ts.Check(askFeatures(conn))
 				ts.Check(conn.Close())
 			}),
-			"stay": withSocket(func(ts *testscript.TestScript, path string) {
+			"stay": withPath(func(ts *testscript.TestScript, path string) {
 				ts.Check(askFeatures(dial(ts, path)))
 			}),
-			"garbage": withSocket(func(ts *testscript.TestScript, path string) {
+			"garbage": withPath(func(ts *testscript.TestScript, path string) {
 				ts.Check(sendGarbage(dial(ts, path)))
 			}),
-			"listen": withSocket(func(ts *testscript.TestScript, path string) {
+			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) < 2 {
+					ts.Fatalf("usage: exits CODE PROGRAM [ARG...]")
+				}
+				var exit *exec.ExitError
+				if err := ts.Exec(args[1], args[2:]...); !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+					ts.Fatalf("%s: %v; want exit code %s", args[1], err, args[0])
+				}
+			},
+			"listen": withPath(func(ts *testscript.TestScript, path string) {
 				l, err := net.Listen("unix", path)
 				ts.Check(err)
 				ts.Defer(func() { l.Close() })
+			}),
+			"machine": withPath(func(ts *testscript.TestScript, dir string) {
+				ts.Check(newMachine(dir).Create())
 			}),
 			"signal": func(ts *testscript.TestScript, neg bool, args []string) {
 				number := unix.SignalNum("SIG" + strings.Join(args, " "))
@@ -75,7 +89,7 @@ func TestScripts(t *testing.T) {
 					ts.Check(cmd.Process.Signal(number))
 				}
 			},
-			"stale": withSocket(func(ts *testscript.TestScript, path string) {
+			"stale": withPath(func(ts *testscript.TestScript, path string) {
 				l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 				ts.Check(err)
 				l.SetUnlinkOnClose(false)
@@ -85,12 +99,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// withSocket makes a script command of do, which takes one path and cannot be
+// withPath makes a script command of do, which takes one path and cannot be
 // negated.
-func withSocket(do func(*testscript.TestScript, string)) func(*testscript.TestScript, bool, []string) {
+func withPath(do func(*testscript.TestScript, string)) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		if neg || len(args) != 1 {
-			ts.Fatalf("this command takes the path of a socket and no !")
+			ts.Fatalf("this command takes one path and no !")
 		}
 		do(ts, ts.MkAbs(args[0]))
 	}

@@ -16,6 +16,7 @@ import (
 	"vfiofs/virtio"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/virtiofs"
+	"vfiofs/virtio/vvu"
 )
 
 // Defaults and waits of the daemon.
@@ -37,8 +38,11 @@ const (
 type Serve struct {
 	Socket     string  `group:"share" placeholder:"PATH" help:"Unix socket to listen on, also spelled --socket-path. A stale socket is replaced; the guest must not be able to reach it through the share."`
 	SocketPath string  `hidden:"" group:"share" placeholder:"PATH"`
-	Tag        *string `group:"share" placeholder:"NAME" help:"Name the guest mounts the share by, 1 to 36 bytes. Without it the virtual machine monitor must supply the name."`
+	VFIO       string  `name:"vfio" group:"share" placeholder:"FUNCTION" help:"Serve a sibling VM from inside this one, through a virtio-vhost-user PCI function instead of a socket: its address (0000:00:07.0), bound to vfio-pci, or the path of a vfio-user socket (with a / in it)."`
+	Tag        *string `group:"share" placeholder:"NAME" help:"Name the guest mounts the share by, 1 to 36 bytes. Without it the virtual machine monitor must supply the name. Required with --vfio."`
 	SharedDir  string  `group:"share" placeholder:"DIR" help:"Directory that becomes the root of the share."`
+
+	VVUMemRule vvu.MemRule `name:"vvu-mem-rule" group:"share" placeholder:"RULE" default:"auto" help:"Where the function of --vfio puts the sibling's memory: direct, sum, stack or gpa-linear. Default: ${default}, what the function says or is known for."`
 
 	Cache           passthrough.Cache `group:"cache" placeholder:"POLICY" default:"auto" help:"never: ask the host every time; metadata: keep names and attributes for a day, never data; auto: keep all for a second, data while a file stays open; always: keep everything (only when nobody else changes the share). Default: ${default}."`
 	Timeout         *time.Duration    `group:"cache" placeholder:"DURATION" help:"How long the guest keeps names and attributes. Overrides the policy: 0s for never, 1s for auto, 24h for metadata and always."`
@@ -90,20 +94,19 @@ func (s *Serve) run(ctx context.Context, stderr io.Writer) error {
 		fs.Close()
 		return err
 	}
-	listener, err := vhostuser.Listen(s.Socket, socketMode)
+	from, err := s.open(ctx, device.Queues(), log)
 	if err != nil {
 		device.Close()
 		fs.Close()
-		if errors.Is(err, unix.EADDRINUSE) {
-			return fmt.Errorf("%w; another process serves there: end it, or choose another path with --socket", err)
-		}
-		return fmt.Errorf("%w; choose another path with --socket", err)
+		return err
 	}
-	defer listener.Close() // also when a request never ends
 
 	ended := make(chan error, 1)
 	go func() {
-		err := s.serveClients(ctx, listener, device, log)
+		err := s.serveClients(ctx, from, device, log)
+		if closeErr := from.Close(); closeErr != nil {
+			log.Warn("not released cleanly", s.where(), "err", closeErr)
+		}
 		device.Close()
 		fs.Close()
 		ended <- err
@@ -154,15 +157,18 @@ func (s *Serve) tag() string {
 	return *s.Tag
 }
 
-// An accepter is where clients come from.
-type accepter interface {
-	Accept(ctx context.Context) (*vhostuser.Socket, error)
+// place returns where clients come from.
+func (s *Serve) place() string {
+	if s.VFIO != "" {
+		return s.VFIO
+	}
+	return s.Socket
 }
 
 // serveClients serves one client after the other until ctx ends, or only the first
 // with --once. It returns nil when ctx ended it.
-func (s *Serve) serveClients(ctx context.Context, from accepter, device virtio.Device, log *slog.Logger) error {
-	log.Info("waiting for a client", "socket", s.Socket, "tag", s.tag(), "dir", s.SharedDir)
+func (s *Serve) serveClients(ctx context.Context, from source, device virtio.Device, log *slog.Logger) error {
+	log.Info("waiting for a client", s.where(), "tag", s.tag(), "dir", s.SharedDir)
 	for {
 		link, err := from.Accept(ctx)
 		switch {
@@ -172,25 +178,41 @@ func (s *Serve) serveClients(ctx context.Context, from accepter, device virtio.D
 			}
 			return nil
 		case err != nil && passing(err):
-			log.Error("cannot accept a client; trying again", "socket", s.Socket, "err", err)
+			log.Error("cannot accept a client; trying again", s.where(), "err", err)
 			pause(ctx, acceptPause)
 			continue
 		case err != nil:
-			return fmt.Errorf("accept a client on %s: %w", s.Socket, err)
+			return s.lost(fmt.Errorf("accept a client on %s: %w", s.place(), err))
 		}
 		log.Info("client connected")
 		err = vhostuser.NewBackend(device, vhostuser.Options{Log: log}).Serve(ctx, link)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case s.Once:
-			return err
+		case s.Once, errors.Is(err, vvu.ErrGone):
+			return s.lost(err)
 		case err != nil:
 			log.Warn("client dropped; waiting for the next", "err", err)
 		default:
 			log.Info("client left; waiting for the next")
 		}
 	}
+}
+
+// where is place for log lines.
+func (s *Serve) where() slog.Attr {
+	if s.VFIO != "" {
+		return slog.String("function", s.VFIO)
+	}
+	return slog.String("socket", s.Socket)
+}
+
+// lost adds to the error of a function that is gone what helps.
+func (s *Serve) lost(err error) error {
+	if !errors.Is(err, vvu.ErrGone) {
+		return err
+	}
+	return fmt.Errorf("%s is lost: %w; its proxy has ended: restart the proxy and this virtual machine, or whatever else provides the function, and then vfiofs", s.VFIO, err)
 }
 
 // passing reports whether an accept may succeed later.
