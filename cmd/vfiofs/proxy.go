@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
+	"vfiofs/internal/unixsock"
 	"vfiofs/vfio/vfiouser"
-	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/vvu/proxy"
 )
 
@@ -136,7 +134,7 @@ func (p *Proxy) memory() (*proxy.Memory, error) {
 }
 
 // options translates the command line for the device.
-func (p *Proxy) options(siblings acceptor, memory *proxy.Memory, log *slog.Logger) proxy.Options {
+func (p *Proxy) options(siblings *unixsock.Listener, memory *proxy.Memory, log *slog.Logger) proxy.Options {
 	opt := proxy.Options{
 		Listener: siblings,
 		Memory:   memory,
@@ -172,7 +170,7 @@ func absolute(path string) string {
 }
 
 // serveDevices serves one device VM after the other until ctx ends.
-func (p *Proxy) serveDevices(ctx context.Context, from acceptor, device *proxy.Device, log *slog.Logger) error {
+func (p *Proxy) serveDevices(ctx context.Context, from *unixsock.Listener, device *proxy.Device, log *slog.Logger) error {
 	server := vfiouser.NewServer(device, vfiouser.Options{Log: log})
 	for {
 		conn, err := from.Accept(ctx)
@@ -196,46 +194,11 @@ func (p *Proxy) serveDevices(ctx context.Context, from acceptor, device *proxy.D
 	}
 }
 
-// An acceptor is a listening socket for connections of any protocol.
-type acceptor struct {
-	*net.UnixListener
-	bound *vhostuser.Listener // who removes the socket from its directory
-}
-
-// Accept waits for the next connection, or for the end of ctx, which is the end of the
-// acceptor.
-func (a acceptor) Accept(ctx context.Context) (*net.UnixConn, error) {
-	defer context.AfterFunc(ctx, func() { a.SetDeadline(time.Unix(1, 0)) })()
-	return a.AcceptUnix()
-}
-
-// Close stops listening.
-func (a acceptor) Close() error { return errors.Join(a.UnixListener.Close(), a.bound.Close()) }
-
 // listen binds one of the sockets.
-func listen(option, path string) (_ acceptor, err error) {
-	l, err := vhostuser.Listen(path, socketMode)
+func listen(option, path string) (*unixsock.Listener, error) {
+	l, err := unixsock.Listen(path, socketMode)
 	if err != nil {
-		return acceptor{}, fmt.Errorf("%w; choose another path with %s", err, option)
+		return nil, fmt.Errorf("%w; choose another path with %s", err, option)
 	}
-	defer func() {
-		if err != nil {
-			l.Close()
-		}
-	}()
-	f, err := l.File()
-	if err != nil {
-		return acceptor{}, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	defer f.Close()
-	any, err := net.FileListener(f)
-	if err != nil {
-		return acceptor{}, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	u, ok := any.(*net.UnixListener)
-	if !ok {
-		return acceptor{}, errors.Join(fmt.Errorf("listen on %s: not a unix socket", path), any.Close())
-	}
-	u.SetUnlinkOnClose(false)
-	return acceptor{u, l}, nil
+	return l, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vfiofs/internal/unixsock"
 	"vfiofs/pci"
 	"vfiofs/vfio"
 	"vfiofs/vfio/vfiouser"
@@ -29,7 +30,7 @@ func (s *Serve) open(ctx context.Context, rings int, log *slog.Logger) (source, 
 	if s.VFIO != "" {
 		return s.openFunction(ctx, rings, log)
 	}
-	l, err := vhostuser.Listen(s.Socket, socketMode)
+	l, err := unixsock.Listen(s.Socket, socketMode)
 	if err != nil {
 		if errors.Is(err, unix.EADDRINUSE) {
 			return nil, fmt.Errorf("%w; another process serves there: end it, or choose another path with --socket", err)
@@ -42,15 +43,15 @@ func (s *Serve) open(ctx context.Context, rings int, log *slog.Logger) (source, 
 }
 
 // A listener is a socket as a source.
-type listener struct{ *vhostuser.Listener }
+type listener struct{ *unixsock.Listener }
 
 // Accept implements source.
 func (l listener) Accept(ctx context.Context) (vhostuser.Link, error) {
-	link, err := l.Listener.Accept(ctx)
+	conn, err := l.Listener.Accept(ctx)
 	if err != nil {
-		return nil, err // and not a Link that holds a nil *Socket
+		return nil, err
 	}
-	return link, nil
+	return vhostuser.NewSocket(conn), nil
 }
 
 // openFunction takes the function into use that --vfio names.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,33 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 )
 
 // Dial attaches to the function that a server shows at path. ctx ends the attempt; the
 // Device lives on without it.
 func Dial(ctx context.Context, path string) (vfio.Device, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", path)
+	conn, err := unixsock.Dial(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", path, cause(err))
+		return nil, err
 	}
-	dev, err := Attach(ctx, c.(*net.UnixConn))
+	dev, err := Attach(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("attach to %s: %w", path, err)
 	}
 	return dev, nil
-}
-
-// cause strips what net puts around an error: the operation and the address.
-func cause(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err
-	}
-	if sys, ok := errors.AsType[*os.SyscallError](err); ok {
-		err = sys.Err
-	}
-	return err
 }
 
 // Attach is Dial over a connection, which it owns from now on.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 )
 
 // Limits of ours and of peers that name none (vfio-user.md 1.2 and 3.2).
@@ -71,7 +72,7 @@ type conn struct {
 
 // newConn makes a conn of a socket, which it owns from now on.
 func newConn(sock *net.UnixConn) *conn {
-	return &conn{sock: sock, control: make([]byte, unix.CmsgSpace(maxFiles*4))}
+	return &conn{sock: sock, control: unixsock.Control(maxFiles)}
 }
 
 // close ends the connection, and what waits for it.
@@ -101,11 +102,11 @@ func (c *conn) recv(m *message) error {
 // payload without room for any lets the kernel drop those that come in the middle.
 func (c *conn) recvInto(m *message) error {
 	n, err := c.recvHeader(m)
-	if n == 0 && (errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)) {
+	if n == 0 && unixsock.Ended(err) {
 		return io.EOF
 	}
 	if err != nil {
-		return fmt.Errorf("vfio-user header after %d bytes: %w", n, inside(err))
+		return fmt.Errorf("vfio-user header after %d bytes: %w", n, unixsock.Inside(err))
 	}
 	m.header = decodeHeader(c.header[:])
 	if m.size < headerSize || m.size > maxMessage {
@@ -114,62 +115,14 @@ func (c *conn) recvInto(m *message) error {
 	c.in = slices.Grow(c.in[:0], int(m.size-headerSize))
 	m.payload = c.in[:m.size-headerSize]
 	if n, err := io.ReadFull(c.sock, m.payload); err != nil {
-		return fmt.Errorf("vfio-user %s payload after %d of %d bytes: %w", m.command, n, len(m.payload), inside(err))
+		return fmt.Errorf("vfio-user %s payload after %d of %d bytes: %w", m.command, n, len(m.payload), unixsock.Inside(err))
 	}
 	return nil
-}
-
-// inside turns the end of the stream into the end of a stream inside a message.
-func inside(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // recvHeader reads a header and the descriptors that come along.
-func (c *conn) recvHeader(m *message) (n int, err error) {
-	for n < headerSize {
-		got, ctl, flags, _, err := c.sock.ReadMsgUnix(c.header[n:], c.control)
-		if err != nil {
-			return n, err
-		}
-		if err := m.addFiles(c.control[:ctl]); err != nil {
-			return n, err
-		}
-		if flags&unix.MSG_CTRUNC != 0 {
-			return n, fmt.Errorf("more than %d descriptors at once", maxFiles)
-		}
-		if got == 0 {
-			return n, io.EOF
-		}
-		n += got
-	}
-	return n, nil
-}
-
-// addFiles takes the descriptors out of the control part of a received message.
-func (m *message) addFiles(control []byte) error {
-	if len(control) == 0 {
-		return nil
-	}
-	parts, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return fmt.Errorf("control message: %w", err)
-	}
-	for i := range parts {
-		fds, err := unix.ParseUnixRights(&parts[i])
-		if err != nil {
-			continue // not descriptors
-		}
-		for _, n := range fds {
-			m.files = append(m.files, fd.New(n, "vfio-user descriptor"))
-		}
-	}
-	if len(m.files) > maxFiles {
-		return fmt.Errorf("more than %d descriptors in one message", maxFiles)
-	}
-	return nil
+func (c *conn) recvHeader(m *message) (int, error) {
+	return unixsock.ReadFull(c.sock, c.header[:], c.control, maxFiles, "vfio-user descriptor", &m.files)
 }
 
 // send sends one message, whose payload is that of two parts. Files stay the

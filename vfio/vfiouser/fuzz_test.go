@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 )
 
@@ -231,9 +232,10 @@ func FuzzClientReplies(f *testing.F) {
 }
 
 // play answers each command with the next messages of a tape, up to a reply, until it
-// ends or the client leaves.
+// ends or the client leaves. A message that lacks bytes gets them from the next ones:
+// the client waits for them, and not for us.
 func play(sock *net.UnixConn, file *fd.FD, s tape) {
-	c := &conn{sock: sock, control: make([]byte, unix.CmsgSpace(maxFiles*4))}
+	c := &conn{sock: sock, control: unixsock.Control(maxFiles)}
 	var m message
 	sock.SetDeadline(time.Now().Add(patience))
 	for len(s) > 0 && c.recv(&m) == nil {
@@ -246,7 +248,10 @@ func play(sock *net.UnixConn, file *fd.FD, s tape) {
 			if put(sock, msg, n, file) != nil {
 				return
 			}
-			if len(msg) < headerSize || decodeHeader(msg).flags&flagReply != 0 {
+			if len(msg) < headerSize || int(decodeHeader(msg).size) > len(msg) {
+				continue
+			}
+			if decodeHeader(msg).flags&flagReply != 0 {
 				break
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 )
 
@@ -256,14 +257,9 @@ func (r raw) recv() ([]byte, int) {
 	r.t.Helper()
 	r.sock.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, headerSize, maxMessage)
-	control := make([]byte, 256)
-	n, ctl, _, _, err := r.sock.ReadMsgUnix(b, control)
-	check(r.t, err)
-	if n != headerSize {
-		r.t.Fatalf("received %d bytes; want a header", n)
-	}
 	var m message
-	check(r.t, m.addFiles(control[:ctl]))
+	_, err := unixsock.ReadFull(r.sock, b, unixsock.Control(maxFiles), maxFiles, "reply", &m.files)
+	check(r.t, err)
 	files := len(m.files)
 	m.close()
 	b = b[:decodeHeader(b).size]

@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 	"vfiofs/virtio"
 )
 
@@ -30,9 +31,9 @@ func NewFrontend(conn *net.UnixConn) *Frontend { return &Frontend{sock: NewSocke
 
 // Dial connects to the back-end that listens at path.
 func Dial(path string) (*Frontend, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	conn, err := unixsock.Dial(context.Background(), path)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", path, cause(err))
+		return nil, err
 	}
 	return NewFrontend(conn), nil
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 )
 
 // A Socket is a Link over a unix stream socket: descriptors travel with the messages
@@ -26,7 +27,7 @@ type Socket struct {
 
 // NewSocket makes a Link of a connection, which it owns from now on.
 func NewSocket(conn *net.UnixConn) *Socket {
-	return &Socket{conn: conn, control: make([]byte, unix.CmsgSpace(MaxFiles*4))}
+	return &Socket{conn: conn, control: unixsock.Control(MaxFiles)}
 }
 
 // Pair returns the two ends of a new connection within this process.
@@ -88,11 +89,11 @@ func (s *Socket) Recv(ctx context.Context) (*Message, error) {
 // with, header or payload.
 func (s *Socket) recv(m *Message) error {
 	n, err := s.fill(m, s.header[:])
-	if n == 0 && (errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)) {
+	if n == 0 && unixsock.Ended(err) {
 		return io.EOF
 	}
 	if err != nil {
-		return fmt.Errorf("vhost-user header after %d bytes: %w", n, inside(err))
+		return fmt.Errorf("vhost-user header after %d bytes: %w", n, unixsock.Inside(err))
 	}
 	h, err := DecodeHeader(s.header[:])
 	if err != nil {
@@ -100,62 +101,14 @@ func (s *Socket) recv(m *Message) error {
 	}
 	m.Code, m.Flags, m.Payload = h.Code, h.Flags, s.payload[:h.Size]
 	if n, err = s.fill(m, m.Payload); err != nil {
-		return fmt.Errorf("vhost-user %s payload after %d of %d bytes: %w", h.Code, n, h.Size, inside(err))
+		return fmt.Errorf("vhost-user %s payload after %d of %d bytes: %w", h.Code, n, h.Size, unixsock.Inside(err))
 	}
 	return nil
-}
-
-// inside turns the end of the stream into the end of a stream inside a message.
-func inside(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // fill reads len(b) bytes and adds the descriptors that come along to m.
-func (s *Socket) fill(m *Message, b []byte) (n int, err error) {
-	for n < len(b) {
-		got, ctl, flags, _, err := s.conn.ReadMsgUnix(b[n:], s.control)
-		if err != nil {
-			return n, err
-		}
-		if err := m.addFiles(s.control[:ctl]); err != nil {
-			return n, err
-		}
-		if flags&unix.MSG_CTRUNC != 0 {
-			return n, fmt.Errorf("more than %d descriptors at once", MaxFiles)
-		}
-		if got == 0 {
-			return n, io.EOF
-		}
-		n += got
-	}
-	return n, nil
-}
-
-// addFiles takes the descriptors out of the control part of a received message.
-func (m *Message) addFiles(control []byte) error {
-	if len(control) == 0 {
-		return nil
-	}
-	parts, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return fmt.Errorf("control message: %w", err)
-	}
-	for i := range parts {
-		fds, err := unix.ParseUnixRights(&parts[i])
-		if err != nil {
-			continue // not descriptors
-		}
-		for _, n := range fds {
-			m.Files = append(m.Files, fd.New(n, "vhost-user descriptor"))
-		}
-	}
-	if len(m.Files) > MaxFiles {
-		return fmt.Errorf("more than %d descriptors in one message", MaxFiles)
-	}
-	return nil
+func (s *Socket) fill(m *Message, b []byte) (int, error) {
+	return unixsock.ReadFull(s.conn, b, s.control, MaxFiles, "vhost-user descriptor", &m.Files)
 }
 
 // Send is Link.Send. It may also carry files; they stay the caller's.

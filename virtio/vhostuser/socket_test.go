@@ -81,7 +81,7 @@ func TestRecv(t *testing.T) {
 		files []int
 		want  string
 	}{
-		{"too many files at once", [][]byte{whole}, []int{MaxFiles + 1}, "more than 32 descriptors at once"},
+		{"too many files at once", [][]byte{whole}, []int{MaxFiles + 1}, "more than 32 descriptors in one message"},
 		{"too many files in all", [][]byte{whole[:12], whole[12:]}, []int{MaxFiles, 1}, "more than 32 descriptors in one message"},
 		{"H208 bad version with files", [][]byte{message(SetVringKick, 2, payload)}, []int{2}, "version"},
 		{"H214 end inside a message with files", [][]byte{whole[:15]}, []int{2}, "unexpected EOF"},

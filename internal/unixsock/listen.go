@@ -1,4 +1,12 @@
-package vhostuser
+// Package unixsock is what the protocols over unix stream sockets share: listening
+// without leaving stale sockets behind, and receiving descriptors.
+//
+//	Listen ─► Listener.Accept ─► connection ◄─ Dial
+//	                                 │ ReadFull: bytes and the descriptors that came along
+//
+// A Listener owns its socket's path; whoever receives descriptors owns them. The
+// package follows unix(7) and no specification of its own.
+package unixsock
 
 import (
 	"context"
@@ -16,7 +24,7 @@ import (
 	"vfiofs/internal/fd"
 )
 
-// A Listener waits for front-ends on a unix stream socket.
+// A Listener waits for peers on a unix stream socket.
 type Listener struct {
 	l      *net.UnixListener
 	path   string      // "" if the path is somebody else's
@@ -42,12 +50,12 @@ func Listen(path string, mode fs.FileMode) (*Listener, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: addr, Net: "unix"})
 	unix.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, cause(err))
+		return nil, fmt.Errorf("listen on %s: %w", path, Cause(err))
 	}
 	l.SetUnlinkOnClose(false)
 	bound, err := os.Lstat(path)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, cause(err)), l.Close())
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, Cause(err)), l.Close())
 	}
 	return &Listener{l: l, path: path, bound: bound}, nil
 }
@@ -64,7 +72,7 @@ func ListenFD(f *fd.FD) (*Listener, error) {
 	defer file.Close()
 	any, err := net.FileListener(file)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", f, cause(err))
+		return nil, fmt.Errorf("listen on %s: %w", f, Cause(err))
 	}
 	l, ok := any.(*net.UnixListener)
 	if !ok {
@@ -74,18 +82,21 @@ func ListenFD(f *fd.FD) (*Listener, error) {
 	return &Listener{l: l}, nil
 }
 
-// Accept waits for the next front-end: ctx's cause once ctx is done, and net.ErrClosed
-// after Close.
-func (l *Listener) Accept(ctx context.Context) (*Socket, error) {
+// Accept waits for the next peer: ctx's cause once ctx is done, and net.ErrClosed
+// after Close. Calls must not overlap.
+func (l *Listener) Accept(ctx context.Context) (*net.UnixConn, error) {
+	if err := l.l.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
 	defer context.AfterFunc(ctx, func() { l.l.SetDeadline(time.Unix(1, 0)) })()
 	conn, err := l.l.AcceptUnix()
 	switch {
 	case err == nil:
-		return NewSocket(conn), nil
+		return conn, nil
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
-	return nil, fmt.Errorf("accept on %s: %w", l.l.Addr(), cause(err))
+	return nil, fmt.Errorf("accept on %s: %w", l.l.Addr(), Cause(err))
 }
 
 // File returns a duplicate of the listening socket, for a child process.
@@ -106,9 +117,9 @@ func (l *Listener) Close() (err error) {
 	return err
 }
 
-// cause strips what net puts around an error: the operation and the address, which
+// Cause strips what net puts around an error: the operation and the address, which
 // our messages name already.
-func cause(err error) error {
+func Cause(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
 	}
@@ -132,7 +143,7 @@ func removeStale(path string) error {
 		return nil
 	}
 	if err != nil {
-		return cause(err)
+		return Cause(err)
 	}
 	if info.Mode().Type() != fs.ModeSocket {
 		return errors.New("exists and is not a socket")
@@ -145,7 +156,7 @@ func removeStale(path string) error {
 	defer probe.Close()
 	switch err := unix.Connect(n, &unix.SockaddrUnix{Name: path}); err {
 	case unix.ECONNREFUSED:
-		return cause(os.Remove(path))
+		return Cause(os.Remove(path))
 	case nil, unix.EPROTOTYPE:
 		return unix.EADDRINUSE
 	default:

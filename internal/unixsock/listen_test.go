@@ -1,19 +1,74 @@
-package vhostuser
+package unixsock
 
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
 )
+
+// patience is how long a test waits for what must happen at once.
+const patience = 10 * time.Second
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func async(f func() error) <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- f() }()
+	return c
+}
+
+// result waits for what async started.
+func result(t *testing.T, c <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-c:
+		return err
+	case <-time.After(patience):
+		t.Fatal("nothing happened in time")
+		return nil
+	}
+}
+
+// echo sends back what one peer says.
+func echo(l *Listener) error {
+	conn, err := l.Accept(context.Background())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = io.Copy(conn, conn)
+	return err
+}
+
+// exchange talks to whoever listens at path.
+func exchange(t *testing.T, path string) {
+	t.Helper()
+	conn, err := Dial(context.Background(), path)
+	check(t, err)
+	defer conn.Close()
+	_, err = conn.Write([]byte("hello"))
+	check(t, err)
+	check(t, conn.CloseWrite())
+	if got, err := io.ReadAll(conn); string(got) != "hello" || err != nil {
+		t.Errorf("echo = %q, %v; want hello", got, err)
+	}
+}
 
 func TestListen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
@@ -30,17 +85,8 @@ func TestListen(t *testing.T) {
 	if _, err := Listen(path, 0o600); !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), path) {
 		t.Errorf("Listen(live) = %v; want %v", err, unix.EADDRINUSE)
 	}
-	accepted := async(func() error {
-		s, err := l.Accept(context.Background())
-		if err != nil {
-			return err
-		}
-		return NewBackend(newEchoDevice(), Options{}).Serve(context.Background(), s)
-	})
-	front, err := Dial(path)
-	check(t, err)
-	check(t, front.Sync())
-	check(t, front.Close())
+	accepted := async(func() error { return echo(l) })
+	exchange(t, path)
 	check(t, result(t, accepted))
 
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -50,6 +96,9 @@ func TestListen(t *testing.T) {
 	if err := result(t, waiting); err != cause {
 		t.Errorf("Accept() = %v; want %v", err, cause)
 	}
+	accepted = async(func() error { return echo(l) })
+	exchange(t, path)
+	check(t, result(t, accepted))
 
 	check(t, l.Close())
 	check(t, l.Close())
@@ -59,7 +108,7 @@ func TestListen(t *testing.T) {
 	if _, err := l.Accept(context.Background()); err == nil {
 		t.Error("Accept() after Close succeeds")
 	}
-	if _, err := Dial(path); !errors.Is(err, unix.ENOENT) {
+	if _, err := Dial(context.Background(), path); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("Dial(nothing) = %v; want %v", err, unix.ENOENT)
 	}
 }
@@ -137,24 +186,19 @@ func TestListenFD(t *testing.T) {
 	check(t, file.Close())
 	l, err := ListenFD(fd.New(n, "inherited"))
 	check(t, err)
-	accepted := async(func() error {
-		s, err := l.Accept(context.Background())
-		if err != nil {
-			return err
-		}
-		return NewBackend(newEchoDevice(), Options{}).Serve(context.Background(), s)
-	})
-	front, err := Dial(path)
-	check(t, err)
-	check(t, front.Sync())
-	check(t, front.Close())
+	accepted := async(func() error { return echo(l) })
+	exchange(t, path)
 	check(t, result(t, accepted))
 	check(t, l.Close())
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("socket of somebody else after Close: %v", err)
 	}
 
-	for _, f := range []*fd.FD{tempFile(t, "", unix.O_RDWR), newEvent(t, "event"), closedFD(t)} {
+	event, err := fd.NewEvent("event")
+	check(t, err)
+	plain, err := unix.Open(path+".file", unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	check(t, err)
+	for _, f := range []*fd.FD{event, fd.New(plain, "plain file")} {
 		if _, err := ListenFD(f); err == nil {
 			t.Errorf("ListenFD(%s) succeeds", f)
 		}
