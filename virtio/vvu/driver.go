@@ -201,6 +201,10 @@ func (d *Driver) Accept(ctx context.Context) (vhostuser.Link, error) {
 		fresh := !armed
 		if fresh {
 			if err := d.arm(ctx); err != nil {
+				// A device that is gone refuses everything; say that it is gone.
+				if _, gone := d.look(); gone != nil {
+					err = gone
+				}
 				return nil, err
 			}
 			armed = true

@@ -91,7 +91,7 @@ func TestQEMUArgs(t *testing.T) {
 		},
 		{
 			"device VM", DeviceVMArgs(`/run/a "b".sock`),
-			`-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem -device intel-iommu,caching-mode=on` +
+			`-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem,kernel-irqchip=split -device intel-iommu,caching-mode=on` +
 				` -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/run/a \"b\".sock"},"addr":"07.0"}'`,
 		},
 		{"bytes", sizeName(4097), "4097"},

@@ -21,6 +21,8 @@ func (m *Memory) SiblingArgs(socket, tag string) string {
 
 // DeviceVMArgs returns the arguments for the QEMU of the device VM, which connects to the
 // vfio-user socket. Its memory must be shared, and the IOMMU comes before what it covers.
+// With KVM the IOMMU remaps interrupts, without which VFIO refuses to work, only if it is
+// QEMU that has the I/O APIC (kernel-irqchip=split).
 func DeviceVMArgs(socket string) string {
 	type address struct {
 		Type string `json:"type"`
@@ -34,7 +36,7 @@ func DeviceVMArgs(socket string) string {
 	if err != nil {
 		panic(err) // strings can't fail
 	}
-	return "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem" +
+	return "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem,kernel-irqchip=split" +
 		" -device intel-iommu,caching-mode=on -device " + quote(string(device))
 }
 
