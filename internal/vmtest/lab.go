@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type Lab struct {
 	Busybox          string // static program, for the demo's guest
 	Virtiofsd        string // program, "" in a minimal lab
 	VirtiofsdVersion string
+	Mke2fs           string   // program, "" in a minimal lab
 	Kernels          []Kernel // oldest first
 
 	accel struct {
@@ -73,8 +75,10 @@ func openLab(dir string) (*Lab, error) {
 		return nil, fmt.Errorf("lab.json in %s: %w (run scripts/lab --update)", dir, err)
 	}
 	paths := []*string{&l.QEMU, &l.Busybox}
-	if l.Virtiofsd != "" {
-		paths = append(paths, &l.Virtiofsd)
+	for _, p := range []*string{&l.Virtiofsd, &l.Mke2fs} {
+		if *p != "" {
+			paths = append(paths, p)
+		}
 	}
 	for i := range l.Kernels {
 		paths = append(paths, &l.Kernels[i].Image, &l.Kernels[i].Modules)
@@ -91,6 +95,17 @@ func openLab(dir string) (*Lab, error) {
 		return nil, &MissingError{"a kernel in " + dir, "run scripts/lab"}
 	}
 	return l, nil
+}
+
+// Ext4 makes an image of an empty ext4 file system, most of it a hole.
+func (l *Lab) Ext4(image, size string) error {
+	if l.Mke2fs == "" {
+		return &MissingError{"mke2fs", "run scripts/lab"}
+	}
+	if msg, err := exec.Command(l.Mke2fs, "-q", "-t", "ext4", image, size).CombinedOutput(); err != nil {
+		return fmt.Errorf("make %s: %w\n%s", image, err, msg)
+	}
+	return nil
 }
 
 // Kernel returns the kernel of a series, such as "6.12" or "7".

@@ -1,7 +1,6 @@
 package vmtest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,9 +74,7 @@ func (l *Lab) acceleration(ctx context.Context) string {
 }
 
 func boot(ctx context.Context, lab *Lab, vm VM, accel string) (_ *Machine, err error) {
-	vm.Name = cmp.Or(vm.Name, "guest")
-	vm.Kernel = cmp.Or(vm.Kernel, lab.Kernels[0])
-	vm.CPUs, vm.MemMiB = cmp.Or(vm.CPUs, 1), cmp.Or(vm.MemMiB, 512)
+	vm.fill(lab)
 	// Sockets live here too, and their paths must stay below 108 bytes.
 	dir, err := os.MkdirTemp("", "vm-")
 	if err != nil {
@@ -89,8 +86,10 @@ func boot(ctx context.Context, lab *Lab, vm VM, accel string) (_ *Machine, err e
 			m.Close()
 		}
 	}()
-	if err := vm.writeArchive(ctx, dir, filepath.Join(dir, "initrd")); err != nil {
-		return nil, fmt.Errorf("archive of %s: %w", vm.Name, err)
+	if vm.Archive == "" {
+		if err := vm.Pack(ctx, lab, dir); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.start(ctx, lab.QEMU, vm.qemuArgs(accel, dir)); err != nil {
 		return nil, err

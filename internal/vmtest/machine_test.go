@@ -156,12 +156,14 @@ func TestQEMUArgs(t *testing.T) {
 	vm := VM{
 		Kernel: Kernel{Image: "/k/vmlinux"}, CPUs: 4, MemMiB: 256, Append: "more",
 		Shares: []Share{{Socket: "/s", Tag: "home", Queues: 4}},
-		Args:   []string{"-device", "extra"},
+		Disks:  []string{"/img"},
+		Args:   []string{"-device", "extra"}, Archive: "/d/initrd",
 	}
 	want := strings.Fields(`
 		-nodefaults -no-user-config -nic none -display none
-		-machine q35,memory-backend=mem -accel tcg -cpu max -smp 4 -m 256M
+		-machine q35,memory-backend=mem -m 256M
 		-object memory-backend-memfd,id=mem,share=on,size=256M
+		-accel tcg -cpu max -smp 4
 		-kernel /k/vmlinux -initrd /d/initrd -append APPEND
 		-chardev file,id=console,path=/d/console -serial chardev:console
 		-chardev socket,id=qmp,path=/d/qmp.sock -mon chardev=qmp,mode=control
@@ -171,7 +173,9 @@ func TestQEMUArgs(t *testing.T) {
 		-chardev file,path=/d/art.tar,id=art -device virtserialport,chardev=art,name=art
 		-chardev socket,id=fs0,path=/s
 		-device vhost-user-fs-pci,chardev=fs0,tag=home,queue-size=1024,num-request-queues=4
+		-blockdev raw,node-name=disk0,file.driver=file,file.filename=/img -device virtio-blk-pci,drive=disk0
 		-no-reboot -device extra`)
+	vm.fill(&Lab{Kernels: []Kernel{{}}})
 	got := vm.qemuArgs("tcg", "/d")
 	for i := range got {
 		if i > 0 && got[i-1] == "-append" {
@@ -234,12 +238,16 @@ func TestMain(m *testing.M) {
 		fmt.Println("cannot open the directory")
 		os.Exit(2)
 	}
-	l, err := net.Listen("unix", os.Args[1])
+	socket := os.Args[1]
+	if socket == "proxy" {
+		socket = os.Args[3]
+	}
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		panic(err)
 	}
 	defer l.Close()
-	fmt.Println("listening")
+	fmt.Println(os.Getenv("VMTEST_SAYS"))
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
 	<-end

@@ -46,7 +46,7 @@ func TestParseTests(t *testing.T) {
 
 func TestTest(t *testing.T) {
 	got := Test("posix", "suite", "^TestPosix$", "-dir=/mnt").Args
-	want := []string{"/bin/suite", "-test.v=test2json", "-test.timeout=5m", "-test.run=^TestPosix$", "-dir=/mnt"}
+	want := []string{"/bin/suite", "-test.v=test2json", "-test.timeout=20m", "-test.run=^TestPosix$", "-dir=/mnt"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Test() (-want +got):\n%s", diff)
 	}

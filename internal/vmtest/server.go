@@ -90,27 +90,28 @@ func Serve(s Server, o ServeOptions) (*Daemon, error) {
 		d.exitErr = d.cmd.Wait()
 		close(d.exited)
 	}()
-	if err := d.awaitListening(); err != nil {
+	// To dial the socket would be simpler, but would be a connection, and some servers take
+	// only one.
+	if err := d.await("listen on "+o.Socket, func() bool { return listening(o.Socket) }); err != nil {
 		return nil, errors.Join(err, d.Stop(), tailFile(s.Name, d.logFile))
 	}
 	return d, nil
 }
 
-// awaitListening waits until the kernel lists the socket as listening. To dial it
-// would be simpler, but would be a connection, and some servers take only one.
-func (d *Daemon) awaitListening() error {
+// await waits until a condition comes true.
+func (d *Daemon) await(what string, cond func() bool) error {
 	limit := time.After(10 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
 		case <-d.exited:
-			return fmt.Errorf("%s has ended before it listened: %w", d.server.Name, d.exitErr)
+			return fmt.Errorf("%s has ended and did not %s: %w", d.server.Name, what, d.exitErr)
 		case <-limit:
-			return fmt.Errorf("%s does not listen on %s", d.server.Name, d.Options.Socket)
+			return fmt.Errorf("%s does not %s", d.server.Name, what)
 		case <-tick.C:
 		}
-		if listening(d.Options.Socket) {
+		if cond() {
 			return nil
 		}
 	}

@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,6 +24,13 @@ type VM struct {
 	CPUs   int    // 1 if zero
 	MemMiB int    // 512 if zero
 
+	// Machine is QEMU's arguments for the machine, its memory and what must come before
+	// other devices, such as those of a Proxy. A q35 with memory of its own if nil; CPUs
+	// counts, MemMiB does not.
+	Machine []string
+	Disks   []string // raw images: /dev/vda, /dev/vdb, ...
+
+	Mounts   []plan.Mount // made before those of Shares
 	Shares   []Share
 	Programs []Program
 	Files    map[string]string // other files: path in the guest -> file of the host
@@ -30,6 +38,8 @@ type VM struct {
 	Steps    []plan.Step
 	Collect  []string // guest directories that Machine.Files returns
 	Hold     bool     // the guest asks how to end: Machine.Send(plan.PowerOff) or plan.Reboot
+
+	Archive string // made by Pack, for a guest that is booted many times; by Boot if empty
 
 	Reboots bool     // a reboot restarts the guest; else it ends QEMU
 	Console bool     // the console is this process's terminal, not a file
@@ -56,7 +66,7 @@ type Program struct {
 // Test returns the step that runs the tests of a Program whose names match run.
 func Test(step, program, run string, args ...string) plan.Step {
 	return plan.Step{Name: step, Args: append([]string{
-		"/bin/" + program, "-test.v=test2json", "-test.timeout=5m", "-test.run=" + run,
+		"/bin/" + program, "-test.v=test2json", "-test.timeout=20m", "-test.run=" + run,
 	}, args...)}
 }
 
@@ -64,6 +74,31 @@ func Test(step, program, run string, args ...string) plan.Step {
 // busy host the timer check fails by chance, hence no_timer_check.
 const kernelArgs = "console=ttyS0 panic=-1 quiet rdinit=/init no_timer_check tsc=reliable " +
 	"nokaslr mitigations=off audit=0 cryptomgr.notests"
+
+// Pack makes the archive of a guest in dir, and lets every later Boot use it.
+func (vm *VM) Pack(ctx context.Context, lab *Lab, dir string) error {
+	vm.fill(lab)
+	file := filepath.Join(dir, "initrd")
+	if err := vm.writeArchive(ctx, dir, file); err != nil {
+		return fmt.Errorf("archive of %s: %w", vm.Name, err)
+	}
+	vm.Archive = file
+	return nil
+}
+
+// fill replaces zeroes by what they stand for.
+func (vm *VM) fill(lab *Lab) {
+	vm.Name = cmp.Or(vm.Name, "guest")
+	vm.Kernel = cmp.Or(vm.Kernel, lab.Kernels[0])
+	vm.CPUs, vm.MemMiB = cmp.Or(vm.CPUs, 1), cmp.Or(vm.MemMiB, 512)
+	if vm.Machine == nil {
+		mem := strconv.Itoa(vm.MemMiB) + "M"
+		vm.Machine = []string{
+			"-machine", "q35,memory-backend=mem", "-m", mem,
+			"-object", "memory-backend-memfd,id=mem,share=on,size=" + mem,
+		}
+	}
+}
 
 // writeArchive builds the guest's programs and packs them with its plan.
 func (vm *VM) writeArchive(ctx context.Context, dir, file string) error {
@@ -91,7 +126,7 @@ func (vm *VM) writeArchive(ctx context.Context, dir, file string) error {
 	}
 	a.dir("/cov")
 
-	pl := plan.Plan{Steps: vm.Steps, Collect: vm.Collect, Hold: vm.Hold}
+	pl := plan.Plan{Mounts: slices.Clone(vm.Mounts), Steps: vm.Steps, Collect: vm.Collect, Hold: vm.Hold}
 	for _, name := range vm.Modules {
 		file, err := vm.Kernel.module(name)
 		if err != nil {
@@ -146,18 +181,14 @@ func (vm *VM) qemuArgs(accel, dir string) []string {
 	if vm.Console {
 		console = "stdio,id=console,signal=off"
 	}
-	mem := strconv.Itoa(vm.MemMiB) + "M"
-	args := []string{
-		"-nodefaults", "-no-user-config", "-nic", "none", "-display", "none",
-		"-machine", "q35,memory-backend=mem", "-accel", accel,
-		"-cpu", "max", "-smp", strconv.Itoa(vm.CPUs), "-m", mem,
-		"-object", "memory-backend-memfd,id=mem,share=on,size=" + mem,
-		"-kernel", vm.Kernel.Image, "-initrd", filepath.Join(dir, "initrd"),
+	args := slices.Concat([]string{"-nodefaults", "-no-user-config", "-nic", "none", "-display", "none"}, vm.Machine, []string{
+		"-accel", accel, "-cpu", "max", "-smp", strconv.Itoa(vm.CPUs),
+		"-kernel", vm.Kernel.Image, "-initrd", vm.Archive,
 		"-append", strings.TrimSpace(kernelArgs + " " + vm.Append),
 		"-chardev", console, "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,path=" + filepath.Join(dir, "qmp.sock"), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci",
-	}
+	})
 	port := func(name, chardev string) {
 		args = append(args, "-chardev", chardev+",id="+name, "-device", "virtserialport,chardev="+name+",name="+name)
 	}
@@ -168,6 +199,10 @@ func (vm *VM) qemuArgs(accel, dir string) []string {
 		id := "fs" + strconv.Itoa(i)
 		args = append(args, "-chardev", "socket,id="+id+",path="+s.Socket, "-device",
 			fmt.Sprintf("vhost-user-fs-pci,chardev=%s,tag=%s,queue-size=1024,num-request-queues=%d", id, s.Tag, max(s.Queues, 1)))
+	}
+	for i, file := range vm.Disks {
+		id := "disk" + strconv.Itoa(i)
+		args = append(args, "-blockdev", "raw,node-name="+id+",file.driver=file,file.filename="+file, "-device", "virtio-blk-pci,drive="+id)
 	}
 	if !vm.Reboots {
 		args = append(args, "-no-reboot")

@@ -3,12 +3,9 @@ package vmtest_test
 import (
 	"archive/tar"
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,17 +31,22 @@ func server(t *testing.T, lab *vmtest.Lab) vmtest.Server {
 	if os.Getenv("VFIOFS_SERVER") == "virtiofsd" {
 		return vmtest.Virtiofsd(lab)
 	}
-	program := filepath.Join(t.TempDir(), "vfiofs")
-	build := exec.Command("go", "build", "-o", program, "vfiofs/cmd/vfiofs")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if msg, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build vfiofs: %v\n%s", err, msg)
-	}
-	return vmtest.Vfiofs(program)
+	return vmtest.Vfiofs(build(t))
 }
 
-// serve starts a server on an empty directory. Its log is shown if the test fails,
-// and it must stop in good order.
+// build builds vfiofs from this tree.
+func build(t testing.TB) (program string) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), "vfiofs")
+	cmd := exec.Command("go", "build", "-o", program, "vfiofs/cmd/vfiofs")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build vfiofs: %v\n%s", err, msg)
+	}
+	return program
+}
+
+// serve starts a server on an empty directory, for the time of the test.
 func serve(t *testing.T, s vmtest.Server, queues int) *vmtest.Daemon {
 	t.Helper()
 	// t.TempDir is too long for a socket's path.
@@ -58,24 +60,31 @@ func serve(t *testing.T, s vmtest.Server, queues int) *vmtest.Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(sockets) })
+	stopAtEnd(t, d)
+	return d
+}
+
+// stopAtEnd stops a server at the end of the test. Its log is shown if the test fails,
+// and it must stop in good order.
+func stopAtEnd(t testing.TB, d *vmtest.Daemon) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := d.Stop(); err != nil {
 			t.Error(err)
 		}
 		if log, err := d.Log(); err == nil && t.Failed() {
 			lines := strings.Split(strings.TrimSpace(string(log)), "\n")
-			t.Logf("last lines of %s:\n%s", s.Name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+			t.Logf("last lines of %s:\n%s", d.Options.Socket, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 		}
-		os.RemoveAll(sockets)
 	})
-	return d
 }
 
 func share(d *vmtest.Daemon) []vmtest.Share {
 	return []vmtest.Share{{Socket: d.Options.Socket, Tag: d.Options.Tag, Queues: d.Options.Queues, Mount: "/mnt"}}
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +175,7 @@ func TestKernels(t *testing.T) {
 			kernel, err := lab.Kernel(series)
 			check(t, err)
 			d := serve(t, s, 1)
-			want := writeHostFile(t, filepath.Join(d.Options.Dir, "host.bin"), 256<<20)
+			want := writeHostFile(t, d.Options.Dir, 256<<20)
 			steps := []plan.Step{
 				vmtest.Test("posix", "suite", "^TestPosix$", "-dir=/mnt", "-lacks="+strings.Join(s.Lacks, ",")),
 				vmtest.Test("write", "suite", "^TestWrite$", "-dir=/mnt"),
@@ -184,55 +193,23 @@ func TestKernels(t *testing.T) {
 			for _, step := range steps {
 				m.Report(t, step.Name)
 			}
-			t.Run("HostSeesGuestFile", func(t *testing.T) { checkGuestFile(t, d.Options.Dir) })
+			t.Run("HostSeesGuestFile", func(t *testing.T) { check(t, guesttest.CheckWrite(d.Options.Dir, 256<<20)) })
 			if series == "6.12" {
-				t.Run("HostSeesSmallFiles", func(t *testing.T) { checkSmallFiles(t, d.Options.Dir) })
+				t.Run("HostSeesSmallFiles", func(t *testing.T) { check(t, guesttest.CheckSmallFiles(d.Options.Dir, 10_000)) })
 			}
 		})
 	}
 }
 
-// writeHostFile makes a file of random bytes and returns its SHA-256.
-func writeHostFile(t *testing.T, path string, size int64) string {
+// writeHostFile makes the file that TestRead reads and returns its SHA-256.
+func writeHostFile(t *testing.T, dir string, size int64) string {
 	t.Helper()
-	f, err := os.Create(path)
+	f, err := os.Create(filepath.Join(dir, guesttest.FarFile))
 	check(t, err)
 	defer f.Close()
-	sum := sha256.New()
-	_, err = io.CopyN(io.MultiWriter(f, sum), rand.NewChaCha8([32]byte{'h', 'o', 's', 't'}), size)
+	sum, err := guesttest.FarBytes(f, size)
 	check(t, err)
-	return hex.EncodeToString(sum.Sum(nil))
-}
-
-func checkGuestFile(t *testing.T, dir string) {
-	want, err := os.ReadFile(filepath.Join(dir, "guest.sum"))
-	check(t, err)
-	f, err := os.Open(filepath.Join(dir, "guest.bin"))
-	check(t, err)
-	defer f.Close()
-	sum := sha256.New()
-	n, err := io.Copy(sum, f)
-	check(t, err)
-	if got := hex.EncodeToString(sum.Sum(nil)); got != string(want) || n != 256<<20 {
-		t.Errorf("SHA-256 of guest.bin, %d bytes = %s; want %s, %d bytes", n, got, want, 256<<20)
-	}
-}
-
-func checkSmallFiles(t *testing.T, dir string) {
-	files, err := filepath.Glob(filepath.Join(dir, "small", "d*", "f*"))
-	check(t, err)
-	if len(files) != 10_000 {
-		t.Errorf("small files on the host = %d; want 10000", len(files))
-	}
-	for _, f := range files {
-		rel, err := filepath.Rel(dir, f)
-		check(t, err)
-		got, err := os.ReadFile(f)
-		check(t, err)
-		if want := "/mnt/" + rel; string(got) != want {
-			t.Fatalf("%s holds %q; want %q", rel, got, want)
-		}
-	}
+	return sum
 }
 
 // TestGuestReboots reboots a guest five times on one connection to one server.
@@ -309,16 +286,7 @@ func TestStopContUnderLoad(t *testing.T) {
 	m.Report(t, "load")
 
 	for i := range guesttest.LoadFiles {
-		name := guesttest.LoadFile(i)
-		got, err := os.ReadFile(filepath.Join(d.Options.Dir, name))
-		check(t, err)
-		if len(got) != size {
-			t.Errorf("size of %s = %d; want %d", name, len(got), size)
-			continue
-		}
-		for n := range uint64(size / guesttest.RecordSize) {
-			check(t, guesttest.CheckRecord(got[n*guesttest.RecordSize:][:guesttest.RecordSize], n))
-		}
+		check(t, guesttest.CheckRecords(filepath.Join(d.Options.Dir, guesttest.LoadFile(i)), size))
 	}
 }
 

@@ -1,12 +1,16 @@
 // Command demo shows a shared directory at work: it starts vfiofs, boots a guest that
-// mounts the directory, and lets each side read what the other has written. It is the
-// second half of scripts/demo, which fetches and builds what it needs.
+// mounts the directory, and lets each side read what the other has written. With -vfio
+// the directory is in a second guest, and the host runs only the proxy. It is the second
+// half of scripts/demo, which fetches and builds what it needs.
 //
 //	host$ write hello.txt ─► vfiofs ─► guest# cat /mnt/hello.txt
 //	host$ cat reply.txt   ◄─ vfiofs ◄─ guest# write /mnt/reply.txt
 //
-// It owns the server, the guest and a temporary directory, and ends all three. It
-// follows no specification.
+//	device# write hello.txt ─► vfiofs --vfio ─► proxy ─► sibling# cat /mnt/hello.txt
+//	device# cat reply.txt   ◄─ vfiofs --vfio ◄─ proxy ◄─ sibling# write /mnt/reply.txt
+//
+// It owns the server or the proxy, the guests and a temporary directory, and ends all of
+// them. It follows no specification.
 package main
 
 import (
@@ -30,10 +34,15 @@ import (
 func main() {
 	program := flag.String("vfiofs", "", "the vfiofs `program` to show")
 	shell := flag.Bool("shell", false, "give a shell in the guest instead of the tour")
+	vfio := flag.Bool("vfio", false, "share a directory of a device VM with a sibling")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	if err := run(ctx, *program, *shell); err != nil {
+	demo := run
+	if *vfio {
+		demo = runNested
+	}
+	if err := demo(ctx, *program, *shell); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -66,7 +75,7 @@ func run(ctx context.Context, program string, shell bool) (err error) {
 		Name:   "the guest",
 		Shares: []vmtest.Share{{Socket: d.Options.Socket, Tag: "demo", Mount: "/mnt"}},
 		Files:  map[string]string{"/bin/busybox": lab.Busybox},
-		Steps:  []plan.Step{{Name: "busybox", Args: []string{"/bin/busybox", "--install", "-s", "/bin"}}},
+		Steps:  []plan.Step{installBusybox()},
 	}}
 	if shell {
 		err = s.shell()
@@ -74,11 +83,23 @@ func run(ctx context.Context, program string, shell bool) (err error) {
 		err = s.tour()
 	}
 	if err != nil {
-		if log, e := d.Log(); e == nil {
-			err = fmt.Errorf("%w\n--- vfiofs ---\n%s", err, log[max(0, len(log)-4000):])
-		}
+		err = withLog(err, d)
 	}
 	return err
+}
+
+// withLog adds to an error what the server has printed last.
+func withLog(err error, d *vmtest.Daemon) error {
+	log, e := d.Log()
+	if e != nil {
+		return err
+	}
+	return fmt.Errorf("%w\n--- vfiofs ---\n%s", err, log[max(0, len(log)-4000):])
+}
+
+// installBusybox is the step that gives a guest its commands.
+func installBusybox() plan.Step {
+	return plan.Step{Name: "busybox", Args: []string{"/bin/busybox", "--install", "-s", "/bin"}}
 }
 
 func say(format string, args ...any) { fmt.Printf("==> "+format+"\n", args...) }
@@ -119,13 +140,13 @@ func (s *session) tour() error {
 	}
 	defer m.Close()
 
-	if _, err := guest(m, "kernel", s.vm.Steps); err != nil {
+	if _, err := show(m, "guest", "kernel", s.vm.Steps); err != nil {
 		return err
 	}
 	if err := s.expectGuest(m, "read", fromHost); err != nil {
 		return err
 	}
-	if _, err := guest(m, "write", s.vm.Steps); err != nil {
+	if _, err := show(m, "guest", "write", s.vm.Steps); err != nil {
 		return err
 	}
 	got, err := os.ReadFile(filepath.Join(s.shared, "reply.txt"))
@@ -179,8 +200,8 @@ func (s *session) write(name, text string) error {
 	return os.WriteFile(filepath.Join(s.shared, name), []byte(text), 0o644)
 }
 
-// guest waits for a step, shows it, and returns what it printed.
-func guest(m *vmtest.Machine, step string, steps []plan.Step) ([]byte, error) {
+// show waits for a step, shows it under the guest's name, and returns what it printed.
+func show(m *vmtest.Machine, name, step string, steps []plan.Step) ([]byte, error) {
 	line, err := m.Expect(time.Minute, plan.Exit, step)
 	if err != nil {
 		return nil, err
@@ -191,7 +212,7 @@ func guest(m *vmtest.Machine, step string, steps []plan.Step) ([]byte, error) {
 	}
 	for _, s := range steps {
 		if s.Name == step {
-			fmt.Printf("guest# %s\n%s", s.Args[len(s.Args)-1], out)
+			fmt.Printf("%s# %s\n%s", name, s.Args[len(s.Args)-1], out)
 		}
 	}
 	if status, _, _ := m.Status(step); status != 0 {
@@ -201,9 +222,14 @@ func guest(m *vmtest.Machine, step string, steps []plan.Step) ([]byte, error) {
 }
 
 func (s *session) expectGuest(m *vmtest.Machine, step, want string) error {
-	got, err := guest(m, step, s.vm.Steps)
+	return expect(m, "guest", step, s.vm.Steps, want)
+}
+
+// expect shows a step, which must print what is wanted.
+func expect(m *vmtest.Machine, name, step string, steps []plan.Step, want string) error {
+	got, err := show(m, name, step, steps)
 	if err == nil && !bytes.Equal(got, []byte(want)) {
-		err = fmt.Errorf("the guest reads %q; want %q", got, want)
+		err = fmt.Errorf("the %s reads %q; want %q", name, got, want)
 	}
 	return err
 }

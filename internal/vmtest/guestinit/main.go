@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,9 +65,10 @@ type guest struct {
 }
 
 type process struct {
-	name string
+	step plan.Step
 	cmd  *exec.Cmd
-	done chan struct{}
+	said chan struct{} // closed when it has printed step.Says
+	done chan struct{} // closed when it has ended
 }
 
 // run carries the plan out and returns how to end: plan.PowerOff or plan.Reboot.
@@ -123,7 +125,9 @@ func (g *guest) run() (end string, err error) {
 	}
 	if g.plan.Hold {
 		g.tell(plan.Hold)
-		end = g.hear(plan.PowerOff, plan.Reboot)
+		if end, err = g.hear(plan.PowerOff, plan.Reboot); err != nil {
+			return plan.PowerOff, err
+		}
 	}
 	for i := len(g.plan.Mounts) - 1; i >= 0; i-- {
 		if err := unix.Unmount(g.plan.Mounts[i].Target, 0); err != nil {
@@ -222,17 +226,35 @@ func (g *guest) tell(words ...string) {
 	fmt.Fprintln(g.ctl, strings.Join(words, " "))
 }
 
-// hear waits for one of the given lines and returns it. A host that is gone means
-// the end: power off.
-func (g *guest) hear(want ...string) string {
+// hear waits for one of the given lines and returns it, and meanwhile kills and starts
+// what it is told to. A host that is gone means the end: power off.
+func (g *guest) hear(want ...string) (string, error) {
 	for line := range g.heard {
-		for _, w := range want {
-			if line == w {
-				return line
+		if slices.Contains(want, line) {
+			return line, nil
+		}
+		verb, name, _ := strings.Cut(line, " ")
+		for i, p := range g.background {
+			if p.step.Name != name {
+				continue
+			}
+			switch verb {
+			case plan.Kill:
+				_ = p.cmd.Process.Kill() // it may have ended by itself
+				<-p.done
+			case plan.Start:
+				p, err := g.start(p.step)
+				if err != nil {
+					return "", err
+				}
+				g.background[i] = p
+				if err := g.awaitReady(p); err != nil {
+					return "", err
+				}
 			}
 		}
 	}
-	return plan.PowerOff
+	return plan.PowerOff, nil
 }
 
 // step runs one step. Only trouble with starting is an error; the status of a
@@ -240,20 +262,39 @@ func (g *guest) hear(want ...string) string {
 func (g *guest) step(s plan.Step) error {
 	if s.Await {
 		g.tell(plan.Await, s.Name)
-		g.hear(plan.Go + " " + s.Name)
+		if _, err := g.hear(plan.Go + " " + s.Name); err != nil {
+			return err
+		}
 	}
 	if len(s.Args) == 0 {
 		return nil
 	}
-	p := &process{name: s.Name, cmd: exec.Command(s.Args[0], s.Args[1:]...), done: make(chan struct{})}
-	p.cmd.Env = append([]string{"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "TERM=linux", "GOCOVERDIR=/cov"}, s.Env...)
-	flush, err := g.redirect(s, p.cmd)
+	p, err := g.start(s)
 	if err != nil {
 		return err
 	}
+	if !s.Background {
+		<-p.done
+		return nil
+	}
+	g.background = append(g.background, p)
+	return g.awaitReady(p)
+}
+
+// start starts the program of a step, and tells the host when it has ended.
+func (g *guest) start(s plan.Step) (*process, error) {
+	p := &process{
+		step: s, cmd: exec.Command(s.Args[0], s.Args[1:]...),
+		said: make(chan struct{}), done: make(chan struct{}),
+	}
+	p.cmd.Env = append([]string{"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "TERM=linux", "GOCOVERDIR=/cov"}, s.Env...)
+	flush, err := g.redirect(p)
+	if err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	if err := p.cmd.Start(); err != nil {
-		return fmt.Errorf("start step %s: %w", s.Name, err)
+		return nil, fmt.Errorf("start step %s: %w", s.Name, err)
 	}
 	go func() {
 		flush()
@@ -262,63 +303,76 @@ func (g *guest) step(s plan.Step) error {
 			fmt.Sprintf("%.3f", time.Since(began).Seconds()))
 		close(p.done)
 	}()
-	if !s.Background {
-		<-p.done
+	return p, nil
+}
+
+// awaitReady waits until a background step is what its plan calls ready, or has ended.
+func (g *guest) awaitReady(p *process) error {
+	if p.step.Ready == "" && p.step.Says == "" {
 		return nil
 	}
-	g.background = append(g.background, p)
-	if s.Ready != "" {
-		err := wait(time.Minute, func() bool {
-			select {
-			case <-p.done:
-				return true
-			default:
-				_, err := os.Stat(s.Ready)
-				return err == nil
-			}
-		})
-		if err != nil {
-			return fmt.Errorf("step %s: wait for %s: %w", s.Name, s.Ready, err)
-		}
-		g.tell(plan.Ready, s.Name)
+	if err := wait(time.Minute, p.ready); err != nil {
+		return fmt.Errorf("step %s: wait for %q: %w", p.step.Name, p.step.Ready+p.step.Says, err)
 	}
+	g.tell(plan.Ready, p.step.Name)
 	return nil
+}
+
+// ready reports whether a background step is ready, or has ended.
+func (p *process) ready() bool {
+	select {
+	case <-p.done:
+		return true
+	case <-p.said:
+		return true
+	default:
+	}
+	if p.step.Ready == "" {
+		return false
+	}
+	_, err := os.Stat(p.step.Ready)
+	return err == nil
 }
 
 // redirect connects a step to the output port, or to the console. The result is to
 // be called after the start, and returns when all output has been sent.
-func (g *guest) redirect(s plan.Step, cmd *exec.Cmd) (flush func(), err error) {
-	if s.Console {
+func (g *guest) redirect(p *process) (flush func(), err error) {
+	if p.step.Console {
 		tty, err := os.OpenFile("/dev/ttyS0", os.O_RDWR, 0)
 		if err != nil {
 			return nil, err
 		}
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
-		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
+		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = tty, tty, tty
+		p.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
 		return func() { tty.Close() }, nil
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	cmd.Stdout, cmd.Stderr = w, w
+	p.cmd.Stdout, p.cmd.Stderr = w, w
 	return func() {
 		w.Close()
-		g.copyLines(s.Name, r)
+		g.copyLines(p, r)
 	}, nil
 }
 
 // copyLines sends what a step prints to the host, each line under the step's name.
 // It ends when the step and all that inherited its output have ended.
-func (g *guest) copyLines(name string, r *os.File) {
+func (g *guest) copyLines(p *process, r *os.File) {
 	defer r.Close()
 	in := bufio.NewReader(r)
+	said := p.step.Says == ""
 	for {
 		line, err := in.ReadString('\n')
 		if line != "" {
 			g.outMu.Lock()
-			fmt.Fprintf(g.out, "%s%s%s\n", name, plan.Tag, strings.TrimSuffix(line, "\n"))
+			fmt.Fprintf(g.out, "%s%s%s\n", p.step.Name, plan.Tag, strings.TrimSuffix(line, "\n"))
 			g.outMu.Unlock()
+		}
+		if !said && strings.Contains(line, p.step.Says) {
+			said = true
+			close(p.said)
 		}
 		if err != nil {
 			return

@@ -7,6 +7,7 @@
 //	  ◄──────────────────────────── ready NAME ────────────────────── background step is ready
 //	  ◄──────────────────────────── await NAME ────────────────────── step waits for us
 //	  ───────────────────────────── go NAME ────────────────────────►
+//	  ───────────────────────────── kill NAME | start NAME ─────────► while a step waits for us
 //	  ◄──────────────────────────── exit NAME STATUS SECONDS ──────── step has ended
 //	  ◄──────────────────────────── hold ──────────────────────────── all done, what now?
 //	  ───────────────────────────── poweroff | reboot ──────────────►
@@ -30,6 +31,8 @@ const (
 	Ready    = "ready"    // step
 	Await    = "await"    // step
 	Go       = "go"       // step; from the host
+	Kill     = "kill"     // background step; from the host, while a step awaits its go or hold
+	Start    = "start"    // background step that has ended; from the host, likewise
 	Exit     = "exit"     // step, exit status, seconds it took
 	Hold     = "hold"     // the host decides how the guest ends
 	PowerOff = "poweroff" // from the host
@@ -66,4 +69,5 @@ type Step struct {
 	Console    bool   // talk to the console instead of the output port: for a shell
 	Background bool   // do not wait for the end; SIGTERM after the last step
 	Ready      string // file whose appearance makes a background step "ready"
+	Says       string // text in its output that does the same
 }
