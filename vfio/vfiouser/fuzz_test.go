@@ -232,11 +232,12 @@ func FuzzClientReplies(f *testing.F) {
 }
 
 // play answers each command with the next messages of a tape, up to a reply, until it
-// ends or the client leaves. A message that lacks bytes gets them from the next ones:
-// the client waits for them, and not for us.
+// ends or the client leaves. Once a message lacked bytes, the client takes the next
+// ones for them, so nothing is waited for any more.
 func play(sock *net.UnixConn, file *fd.FD, s tape) {
 	c := &conn{sock: sock, control: unixsock.Control(maxFiles)}
 	var m message
+	lacks := false
 	sock.SetDeadline(time.Now().Add(patience))
 	for len(s) > 0 && c.recv(&m) == nil {
 		m.close()
@@ -248,10 +249,8 @@ func play(sock *net.UnixConn, file *fd.FD, s tape) {
 			if put(sock, msg, n, file) != nil {
 				return
 			}
-			if len(msg) < headerSize || int(decodeHeader(msg).size) > len(msg) {
-				continue
-			}
-			if decodeHeader(msg).flags&flagReply != 0 {
+			lacks = lacks || len(msg) < headerSize || int(decodeHeader(msg).size) > len(msg)
+			if !lacks && decodeHeader(msg).flags&flagReply != 0 {
 				break
 			}
 		}
