@@ -189,7 +189,7 @@ func TestCheck(t *testing.T) {
 				"notes.md:2: /roo" + "t is a path of one machine",
 			},
 		},
-		{name: "other paths", file: "run", src: "/srv/home/x $lab/root/usr \"$lab\"/root /workshop /rooted ./work/x a/work http://x.org/work/y"},
+		{name: "other paths", file: "run", src: "/srv/home/x $lab/root/usr \"$lab\"/root /workshop /rooted ./wo" + "rk/x a/wo" + "rk http://x.org/wo" + "rk/y"},
 		{name: "binary", file: "image", src: "\x00 /wor" + "k/x"},
 		{
 			name: "exception that is not needed", file: "a/a.go", src: head,
