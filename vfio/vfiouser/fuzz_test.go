@@ -232,12 +232,12 @@ func FuzzClientReplies(f *testing.F) {
 }
 
 // play answers each command with the next messages of a tape, up to a reply, until it
-// ends or the client leaves. Once a message lacked bytes, the client takes the next
-// ones for them, so nothing is waited for any more.
+// ends or the client leaves. Once a message had another size than it said, the client
+// sees other messages than were sent, so nothing is waited for any more.
 func play(sock *net.UnixConn, file *fd.FD, s tape) {
 	c := &conn{sock: sock, control: unixsock.Control(maxFiles)}
 	var m message
-	lacks := false
+	cut := false
 	sock.SetDeadline(time.Now().Add(patience))
 	for len(s) > 0 && c.recv(&m) == nil {
 		m.close()
@@ -249,8 +249,8 @@ func play(sock *net.UnixConn, file *fd.FD, s tape) {
 			if put(sock, msg, n, file) != nil {
 				return
 			}
-			lacks = lacks || len(msg) < headerSize || int(decodeHeader(msg).size) > len(msg)
-			if !lacks && decodeHeader(msg).flags&flagReply != 0 {
+			cut = cut || len(msg) < headerSize || int(decodeHeader(msg).size) != len(msg)
+			if !cut && decodeHeader(msg).flags&flagReply != 0 {
 				break
 			}
 		}
