@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,36 @@ func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
 		return nil, fmt.Errorf("connect to %s: %w", path, Cause(err))
 	}
 	return conn.(*net.UnixConn), nil
+}
+
+// Pair returns the two ends of a new connection within this process.
+func Pair() (a, b *net.UnixConn, err error) {
+	n, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair: %w", err)
+	}
+	a, err = connOf(n[0])
+	b, err2 := connOf(n[1])
+	if err := errors.Join(err, err2); err != nil {
+		for _, c := range []*net.UnixConn{a, b} {
+			if c != nil {
+				c.Close()
+			}
+		}
+		return nil, nil, err
+	}
+	return a, b, nil
+}
+
+// connOf makes a connection of a connected unix stream socket, which it owns.
+func connOf(n int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(n), "socket")
+	defer f.Close()
+	c, err := net.FileConn(f) // of a duplicate
+	if err != nil {
+		return nil, fmt.Errorf("use a socket: %w", err)
+	}
+	return c.(*net.UnixConn), nil
 }
 
 // Control returns room for the descriptors of one ReadFull.

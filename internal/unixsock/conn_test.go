@@ -24,16 +24,9 @@ func TestMain(m *testing.M) {
 
 func pair(t *testing.T) (a, b *net.UnixConn) {
 	t.Helper()
-	n, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	a, b, err := Pair()
 	check(t, err)
-	for i, c := range []**net.UnixConn{&a, &b} {
-		f := os.NewFile(uintptr(n[i]), "socket")
-		conn, err := net.FileConn(f)
-		f.Close()
-		check(t, err)
-		*c = conn.(*net.UnixConn)
-		t.Cleanup(func() { conn.Close() })
-	}
+	t.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
 }
 

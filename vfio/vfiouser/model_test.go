@@ -92,18 +92,10 @@ func count(t testing.TB, e *fd.FD) uint64 {
 // sockets returns the two ends of a connection.
 func sockets(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	a, b, err := unixsock.Pair()
 	check(t, err)
-	var conns [2]*net.UnixConn
-	for i, n := range pair {
-		file := os.NewFile(uintptr(n), "socket")
-		c, err := net.FileConn(file)
-		check(t, err)
-		check(t, file.Close())
-		t.Cleanup(func() { c.Close() })
-		conns[i] = c.(*net.UnixConn)
-	}
-	return conns[0], conns[1]
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
 }
 
 // A testModel is a function with registers that keep what is written to them. Its

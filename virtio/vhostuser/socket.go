@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,42 +31,11 @@ func NewSocket(conn *net.UnixConn) *Socket {
 
 // Pair returns the two ends of a new connection within this process.
 func Pair() (*Socket, *Frontend, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	back, front, err := unixsock.Pair()
 	if err != nil {
-		return nil, nil, fmt.Errorf("socket pair: %w", err)
-	}
-	back, err := connOf(fd.New(pair[0], "back-end socket"))
-	front, err2 := connOf(fd.New(pair[1], "front-end socket"))
-	if err := errors.Join(err, err2); err != nil {
-		for _, c := range []*net.UnixConn{back, front} {
-			if c != nil {
-				c.Close()
-			}
-		}
 		return nil, nil, err
 	}
 	return NewSocket(back), NewFrontend(front), nil
-}
-
-// connOf makes a connection of a connected socket and closes the original.
-func connOf(f *fd.FD) (*net.UnixConn, error) {
-	defer f.Close()
-	dup, err := unix.FcntlInt(uintptr(f.Int()), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("duplicate %s: %w", f, err)
-	}
-	file := os.NewFile(uintptr(dup), f.String())
-	defer file.Close()
-	c, err := net.FileConn(file)
-	if err != nil {
-		return nil, fmt.Errorf("use %s: %w", f, err)
-	}
-	conn, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, fmt.Errorf("use %s: not a unix socket", f)
-	}
-	return conn, nil
 }
 
 // Recv is Link.Recv.

@@ -101,13 +101,19 @@ func (s *session) getVringBase(m *Message) ([]byte, error) {
 	return state.Append(nil), nil
 }
 
-// setVringKick starts a ring, or gives a started one another kick.
-func (s *session) setVringKick(m *Message) error {
+// ringFile decodes a message that gives a ring a descriptor, and finds the ring.
+func (s *session) ringFile(m *Message) (*ring, VringFile, error) {
 	file, err := DecodeVringFile(m.Payload)
 	if err != nil {
-		return err
+		return nil, file, err
 	}
 	r, err := s.ring(uint32(file.Index))
+	return r, file, err
+}
+
+// setVringKick starts a ring, or gives a started one another kick.
+func (s *session) setVringKick(m *Message) error {
+	r, file, err := s.ringFile(m)
 	if err != nil {
 		return err
 	}
@@ -126,11 +132,7 @@ func (s *session) setVringKick(m *Message) error {
 
 // setVringBell exchanges the call or error bell of a ring, running or not.
 func (s *session) setVringBell(m *Message) error {
-	file, err := DecodeVringFile(m.Payload)
-	if err != nil {
-		return err
-	}
-	r, err := s.ring(uint32(file.Index))
+	r, file, err := s.ringFile(m)
 	if err != nil {
 		return err
 	}

@@ -5,12 +5,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
@@ -75,10 +72,11 @@ func newGuest(t testing.TB, fs fuse.FileSystem, o guestOptions) *guest {
 	check(t, err)
 	t.Cleanup(dev.Close)
 
-	ours, theirs := socketpair(t)
-	g := &guest{t: t, front: vhostuser.NewFrontend(ours), server: server, ended: make(chan error, 1)}
+	back, front, err := vhostuser.Pair()
+	check(t, err)
+	g := &guest{t: t, front: front, server: server, ended: make(chan error, 1)}
 	go func() {
-		g.ended <- vhostuser.NewBackend(dev, vhostuser.Options{Log: o.log}).Serve(context.Background(), vhostuser.NewSocket(theirs))
+		g.ended <- vhostuser.NewBackend(dev, vhostuser.Options{Log: o.log}).Serve(context.Background(), back)
 	}()
 	t.Cleanup(func() {
 		g.front.Close()
@@ -110,20 +108,6 @@ func newShare(t testing.TB, o guestOptions) (g *guest, dir string) {
 	check(t, err)
 	t.Cleanup(func() { fs.Close() })
 	return newGuest(t, fs, o), dir
-}
-
-func socketpair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	n, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
-	for i, c := range []**net.UnixConn{&a, &b} {
-		f := os.NewFile(uintptr(n[i]), "socket")
-		conn, err := net.FileConn(f)
-		f.Close()
-		check(t, err)
-		*c = conn.(*net.UnixConn)
-	}
-	return a, b
 }
 
 func check(t testing.TB, err error) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 	"vfiofs/passthrough"
 	"vfiofs/vfio/vfiouser"
 	"vfiofs/virtio"
@@ -276,14 +276,7 @@ func receive[T any](t *testing.T, c <-chan T) (v T) {
 // socketPair returns two connected sockets.
 func socketPair(t *testing.T) (a, b *net.UnixConn) {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	a, b, err := unixsock.Pair()
 	check(t, err)
-	for i, c := range []**net.UnixConn{&a, &b} {
-		f := os.NewFile(uintptr(pair[i]), "socket")
-		conn, err := net.FileConn(f)
-		f.Close()
-		check(t, err)
-		*c = conn.(*net.UnixConn)
-	}
 	return a, b
 }

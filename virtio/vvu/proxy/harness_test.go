@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/vhostuser"
@@ -268,17 +269,9 @@ func (r *rig) connect() *peer {
 // socketPair returns two connected sockets.
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	a, b, err := unixsock.Pair()
 	check(t, err)
-	var conns [2]*net.UnixConn
-	for i, n := range pair {
-		f := os.NewFile(uintptr(n), "socket")
-		c, err := net.FileConn(f)
-		check(t, err)
-		f.Close()
-		conns[i] = c.(*net.UnixConn)
-	}
-	return conns[0], conns[1]
+	return a, b
 }
 
 // send sends raw bytes with descriptors.
