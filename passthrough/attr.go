@@ -31,14 +31,13 @@ type target struct {
 	h *slot[handle]
 }
 
-func (fs *FS) target(id fuse.NodeID, h fuse.Handle) (target, bool) {
-	var x target
-	if h != 0 {
-		x.h = fs.handles.get(h, id)
-		return x, x.h != nil
+func (fs *FS) target(t *thread, id fuse.NodeID, h fuse.Handle) (x target, e syscall.Errno) {
+	if h == 0 {
+		x.n, e = fs.hold(t, id)
+	} else if x.h = fs.handles.get(h, id); x.h == nil {
+		e = unix.EBADF
 	}
-	x.n = fs.nodes.get(id)
-	return x, x.n != nil
+	return x, e
 }
 
 func (fs *FS) done(x target) {
@@ -59,12 +58,13 @@ func (x target) fd() int {
 
 // GetAttr implements fuse.FileSystem.
 func (fs *FS) GetAttr(c *fuse.Context, node fuse.NodeID, h fuse.Handle, out *fuse.Attr) (time.Duration, error) {
-	x, ok := fs.target(node, h)
-	if !ok {
-		return 0, syscall.EBADF
+	t := local(c)
+	x, e := fs.target(t, node, h)
+	if e != 0 {
+		return 0, fs.errno(e)
 	}
 	defer fs.done(x)
-	return fs.getAttr(local(c), node, x, out)
+	return fs.getAttr(t, node, x, out)
 }
 
 func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (time.Duration, error) {
@@ -85,14 +85,14 @@ func (fs *FS) SetAttr(c *fuse.Context, node fuse.NodeID, in *fuse.SetAttr, out *
 	if in.Valid&fuse.SetAttrHandle != 0 {
 		h = in.Handle
 	}
-	x, ok := fs.target(node, h)
-	if !ok {
-		return 0, syscall.EBADF
+	t := local(c)
+	x, e := fs.target(t, node, h)
+	if e != 0 {
+		return 0, fs.errno(e)
 	}
 	defer fs.done(x)
-	t := local(c)
 	if in.Valid&fuse.SetAttrMode != 0 {
-		if e := fs.chmod(t, x, in.Mode&0o7777); e != 0 {
+		if e = fs.chmod(t, x, in.Mode&0o7777); e != 0 {
 			return 0, fs.errno(e)
 		}
 	}
@@ -193,10 +193,10 @@ func timespec(ts *unix.Timespec, v fuse.Timespec, valid, now bool) bool {
 }
 
 // ReadLink implements fuse.FileSystem.
-func (fs *FS) ReadLink(_ *fuse.Context, node fuse.NodeID, dst []byte) (int, error) {
-	n := fs.nodes.get(node)
-	if n == nil {
-		return 0, syscall.EBADF
+func (fs *FS) ReadLink(c *fuse.Context, node fuse.NodeID, dst []byte) (int, error) {
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return 0, fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	if n.v.typ != unix.S_IFLNK || len(dst) == 0 {
@@ -211,9 +211,9 @@ func (fs *FS) ReadLink(_ *fuse.Context, node fuse.NodeID, dst []byte) (int, erro
 
 // StatFS implements fuse.FileSystem.
 func (fs *FS) StatFS(c *fuse.Context, node fuse.NodeID, out *fuse.StatFS) error {
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	st := &local(c).statfs
@@ -237,9 +237,9 @@ const (
 
 // Access implements fuse.FileSystem. Guests decide this themselves and never ask.
 func (fs *FS) Access(c *fuse.Context, node fuse.NodeID, mask uint32) error {
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	if mask&^(mayRead|mayWrite|mayExec) != 0 {

@@ -99,9 +99,9 @@ func (fs *FS) Create(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.
 // TmpFile implements fuse.FileSystem.
 func (fs *FS) TmpFile(c *fuse.Context, parent fuse.NodeID, in *fuse.Create, entry *fuse.Entry, out *fuse.Opened) error {
 	t := local(c)
-	d := fs.nodes.get(parent)
-	if d == nil {
-		return syscall.EBADF
+	d, e := fs.hold(t, parent)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(d)
 	if d.v.typ != unix.S_IFDIR {
@@ -148,9 +148,9 @@ func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, fl
 	if e = fs.adopt(t, d, path, entry); e != 0 {
 		return e
 	}
-	n := fs.nodes.get(entry.Node)
-	if n == nil { // a guest that forgets what it was not given yet
-		return unix.EBADF
+	n, e := fs.hold(t, entry.Node)
+	if e != 0 { // a guest that forgets what it was not given yet
+		return e
 	}
 	defer fs.nodes.put(n)
 	fd := -1

@@ -21,9 +21,9 @@ func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint
 	if !f.v.dir {
 		return syscall.ENOTDIR
 	}
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 

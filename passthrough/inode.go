@@ -71,7 +71,16 @@ func (t *nodes) init(b *budget, root int, k key) {
 	t.slab.publish(e)
 }
 
-// get finds a node and keeps its descriptor open until put, or returns nil.
+// hold finds the node of a request and keeps its descriptor open until put.
+func (fs *FS) hold(_ *thread, id fuse.NodeID) (*slot[node], syscall.Errno) {
+	e := fs.nodes.get(id)
+	if e == nil {
+		return nil, unix.EBADF
+	}
+	return e, 0
+}
+
+// get finds a node and keeps it until put, or returns nil.
 func (t *nodes) get(id fuse.NodeID) *slot[node] { return t.slab.get(uint64(id)) }
 
 func (t *nodes) put(e *slot[node]) { t.slab.put(e) }

@@ -53,9 +53,9 @@ func (fs *FS) Open(c *fuse.Context, node fuse.NodeID, flags uint32, kill bool, o
 	if flags&(unix.O_PATH|tmpfile) != 0 {
 		return syscall.EINVAL
 	}
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	switch n.v.typ {
@@ -70,9 +70,9 @@ func (fs *FS) Open(c *fuse.Context, node fuse.NodeID, flags uint32, kill bool, o
 
 // OpenDir implements fuse.FileSystem.
 func (fs *FS) OpenDir(c *fuse.Context, node fuse.NodeID, flags uint32, out *fuse.Opened) error {
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	if n.v.typ != unix.S_IFDIR {

@@ -17,9 +17,9 @@ func (fs *FS) Link(c *fuse.Context, node, parent fuse.NodeID, name []byte, out *
 		return e
 	}
 	defer fs.nodes.put(d)
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(t, node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	if n.v.typ == unix.S_IFDIR {
@@ -72,9 +72,9 @@ func (fs *FS) Rename(c *fuse.Context, parent fuse.NodeID, name []byte, newParent
 		return e
 	}
 	defer fs.nodes.put(d)
-	d2 := fs.nodes.get(newParent)
-	if d2 == nil {
-		return syscall.EBADF
+	d2, e := fs.hold(t, newParent)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(d2)
 	if flags&unix.RENAME_WHITEOUT == 0 {

@@ -53,9 +53,9 @@ func (fs *FS) FsyncDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, dataOnl
 // SyncFS implements fuse.FileSystem. A node that cannot be read is synchronised with
 // the file system of the share's root.
 func (fs *FS) SyncFS(c *fuse.Context, node fuse.NodeID) error {
-	n := fs.nodes.get(node)
-	if n == nil {
-		return syscall.EBADF
+	n, e := fs.hold(local(c), node)
+	if e != 0 {
+		return fs.errno(e)
 	}
 	defer fs.nodes.put(n)
 	t := local(c)

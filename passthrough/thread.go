@@ -93,9 +93,9 @@ func (fs *FS) dir(t *thread, parent fuse.NodeID, name []byte, dots syscall.Errno
 	if isDots(name) {
 		return nil, nil, dots
 	}
-	d := fs.nodes.get(parent)
-	if d == nil {
-		return nil, nil, unix.EBADF
+	d, e := fs.hold(t, parent)
+	if e != 0 {
+		return nil, nil, e
 	}
 	return d, p, 0
 }

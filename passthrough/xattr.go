@@ -27,9 +27,9 @@ func (fs *FS) xattrNode(t *thread, id fuse.NodeID) (*slot[node], *byte, error) {
 	if !fs.opt.XAttr {
 		return nil, nil, fuse.ErrNotImplemented
 	}
-	n := fs.nodes.get(id)
-	if n == nil {
-		return nil, nil, syscall.EBADF
+	n, e := fs.hold(t, id)
+	if e != 0 {
+		return nil, nil, fs.errno(e)
 	}
 	return n, t.link(n.v.fd), nil
 }
