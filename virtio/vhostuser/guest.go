@@ -31,7 +31,26 @@ func NewGuestMemory(gpa guestmem.GPA, size int) (*GuestMemory, error) {
 	if err := unix.Ftruncate(n, int64(size)); err != nil {
 		return nil, errors.Join(fmt.Errorf("guest memory of %d bytes: %w", size, err), file.Close())
 	}
-	mem, err := unix.Mmap(n, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	return mapGuestMemory(gpa, file, size)
+}
+
+// OpenGuestMemory makes the whole of a file guest memory at gpa.
+func OpenGuestMemory(gpa guestmem.GPA, path string) (*GuestMemory, error) {
+	n, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("guest memory %s: %w", path, err)
+	}
+	file := fd.New(n, "guest memory")
+	var stat unix.Stat_t
+	if err := unix.Fstat(n, &stat); err != nil {
+		return nil, errors.Join(fmt.Errorf("guest memory %s: %w", path, err), file.Close())
+	}
+	return mapGuestMemory(gpa, file, int(stat.Size))
+}
+
+// mapGuestMemory maps size bytes of file, which it owns.
+func mapGuestMemory(gpa guestmem.GPA, file *fd.FD, size int) (*GuestMemory, error) {
+	mem, err := unix.Mmap(file.Int(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map guest memory of %d bytes: %w", size, err), file.Close())
 	}
