@@ -92,7 +92,7 @@ func Serve(s Server, o ServeOptions) (*Daemon, error) {
 	}()
 	// To dial the socket would be simpler, but would be a connection, and some servers take
 	// only one.
-	if err := d.await("listen on "+o.Socket, func() bool { return listening(o.Socket) }); err != nil {
+	if err := d.await("listen on "+o.Socket, func() bool { return Listening(o.Socket) }); err != nil {
 		return nil, errors.Join(err, d.Stop(), tailFile(s.Name, d.logFile))
 	}
 	return d, nil
@@ -117,9 +117,10 @@ func (d *Daemon) await(what string, cond func() bool) error {
 	}
 }
 
-// listening looks for a socket in /proc/net/unix (proc(5)): the fourth field has the
-// bit __SO_ACCEPTCON, the last is the path.
-func listening(socket string) bool {
+// Listening reports whether a process listens on a unix socket, without connecting to
+// it. It looks in /proc/net/unix (proc(5)): the fourth field has the bit
+// __SO_ACCEPTCON, the last is the path.
+func Listening(socket string) bool {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
 		return false
