@@ -94,6 +94,7 @@ func hotRequests(t testing.TB) []hotRequest {
 		{"LOOKUP", null, c.Message(fuse.OpLookup, 1, "name"), 144, 144},
 		{"LOOKUP miss", null, c.Message(fuse.OpLookup, 1, "missing"), 144, 16},
 		{"GETATTR", real, c.Message(fuse.OpGetAttr, 1, fuse.GetAttrIn{}), 120, 120},
+		{"STATX", real, c.Message(fuse.OpStatx, 1, fuse.StatxIn{}), 304, 304},
 		{"READ", null, c.Message(fuse.OpRead, 1, fuse.ReadIn{Size: 4096}), 16 + 4096, 16 + 4096},
 		{"WRITE", null, c.Message(fuse.OpWrite, 1, fuse.WriteIn{Size: 4096}, make([]byte, 4096)), 24, 24},
 		{"FORGET", real, c.Message(fuse.OpForget, 1, fuse.ForgetIn{Lookups: 1}), 0, 0},
@@ -108,8 +109,8 @@ func hotRequests(t testing.TB) []hotRequest {
 	} {
 		r, _ := request(h.in, h.outSize)
 		list = append(list, hotRequest{h.name, func() {
-			if used, done := h.thread.Serve(r, false); used != h.want || !done {
-				t.Fatalf("Serve() = %d, %v; want %d, true", used, done, h.want)
+			if used, out := h.thread.Serve(r, false); used != h.want || out != fuse.Done {
+				t.Fatalf("Serve() = %d, %v; want %d, done", used, out, h.want)
 			}
 		}})
 	}

@@ -12,6 +12,8 @@ const (
 	maxDirReply = 1 << 20    // bytes of entries (fs-device.md C.8)
 	maxCopy32   = 0x7ffff000 // COPY_FILE_RANGE has a 32-bit answer (E.11.3)
 
+	maxIoctl = 4096 // bytes of data in the reply of IOCTL
+
 	seekData = 3
 	seekHole = 4
 )
@@ -41,6 +43,11 @@ func (t *Thread) putOpen(r *Request, err error) (int, error) {
 
 func (t *Thread) release(r *Request) (int, error) {
 	in, _, _ := take[ReleaseIn](r.args)
+	if t.s.flags&(PosixLocks|FlockLocks) != 0 {
+		if err := t.s.fs.DropHandleLocks(&t.ctx, r.head.Node, in.Handle); err != nil {
+			return 0, err
+		}
+	}
 	return 0, t.s.fs.Release(&t.ctx, r.head.Node, in.Handle)
 }
 
@@ -80,6 +87,11 @@ func (t *Thread) writeFile(r *Request) (int, error) {
 
 func (t *Thread) flush(r *Request) (int, error) {
 	in, _, _ := take[FlushIn](r.args)
+	if t.s.flags&PosixLocks != 0 {
+		if err := t.s.fs.DropLocks(&t.ctx, r.head.Node, in.LockOwner); err != nil {
+			return 0, err
+		}
+	}
 	return 0, t.s.fs.Flush(&t.ctx, r.head.Node, in.Handle)
 }
 
@@ -115,6 +127,33 @@ func (t *Thread) lseek(r *Request) (int, error) {
 	}
 	t.out.lseek.Offset = off
 	return put(r, &t.out.lseek), nil
+}
+
+// ioctl answers with what the host says, and its data if it says yes. Only commands
+// whose number tells how much data they take are known, so there is nothing to retry
+// (fs-device.md E.17).
+func (t *Thread) ioctl(r *Request) (int, error) {
+	in, data, _ := take[IoctlIn](r.args)
+	switch {
+	case in.Flags&IoctlAny != 0:
+		return 0, syscall.ENOTTY
+	case uint64(in.InSize) > uint64(len(data)):
+		return 0, syscall.EINVAL
+	case uint64(in.OutSize) > uint64(r.space()-ioctlSize):
+		return 0, syscall.EOVERFLOW
+	}
+	dst := t.scratch(int(min(in.OutSize, maxIoctl)))
+	clear(dst)
+	result, n, err := t.s.fs.Ioctl(&t.ctx, r.head.Node, in.Handle, in.Cmd, data[:in.InSize], dst)
+	if err != nil {
+		return 0, err
+	}
+	t.out.ioctl = IoctlOut{Result: int32(result)}
+	r.Out.CopyIn(bytesOf(&t.out.ioctl), outHeaderSize)
+	if result < 0 {
+		return ioctlSize, nil
+	}
+	return ioctlSize + r.Out.CopyIn(dst[:n], outHeaderSize+ioctlSize), nil
 }
 
 func (t *Thread) copyFileRange(r *Request) (int, error) {

@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"errors"
+	"syscall"
 	"time"
 
 	"vfiofs/virtio/guestmem"
@@ -120,6 +121,10 @@ type FileSystem interface {
 	// GetAttr uses h when it is not 0 (E.9.9).
 	GetAttr(c *Context, node NodeID, h Handle, out *Attr) (valid time.Duration, err error)
 	SetAttr(c *Context, node NodeID, in *SetAttr, out *Attr) (valid time.Duration, err error)
+	// Statx is GetAttr with more to tell. mask, STATX_*, says what is wanted; out says
+	// what there is, which always includes STATX_BASIC_STATS. sync is 0,
+	// AT_STATX_FORCE_SYNC or AT_STATX_DONT_SYNC.
+	Statx(c *Context, node NodeID, h Handle, mask, sync uint32, out *Statx) (valid time.Duration, err error)
 	// ReadLink stores the target in dst (4096 bytes) and returns its length.
 	ReadLink(c *Context, node NodeID, dst []byte) (int, error)
 
@@ -158,6 +163,25 @@ type FileSystem interface {
 	// (E.12). With plus, entries carry attributes and count lookups.
 	ReadDir(c *Context, node NodeID, h Handle, off uint64, plus bool, d *DirBuffer) error
 	ReleaseDir(c *Context, node NodeID, h Handle) error
+
+	// Ioctl carries out a command on an open file or directory: it reads in, stores its
+	// data in out and returns how much. What the host says is in result, a negative
+	// errno if it refused. May return ErrWouldBlock.
+	Ioctl(c *Context, node NodeID, h Handle, cmd uint32, in, out []byte) (result, n int, err error)
+	// GetLock replaces lk by a lock that keeps it from being set, or sets its type to
+	// LockNone. Only POSIX locks can be asked for.
+	GetLock(c *Context, node NodeID, h Handle, lk *Lock) error
+	// SetLock sets or drops a lock, or fails with EAGAIN because of another one. With w
+	// it may wait for that one: it keeps a copy of w, returns ErrParked, and answers w
+	// later. With w it must not return ErrWouldBlock.
+	SetLock(c *Context, node NodeID, h Handle, lk *Lock, w *Wait) error
+	// EndWait gives up a wait: it is answered e, unless it has an answer already.
+	EndWait(w WaitID, e syscall.Errno)
+	// DropLocks drops the POSIX locks that owner has on node (FLUSH). DropHandleLocks
+	// drops all locks that were set through h (RELEASE), and answers waits for others.
+	// Both may return ErrWouldBlock.
+	DropLocks(c *Context, node NodeID, owner uint64) error
+	DropHandleLocks(c *Context, node NodeID, h Handle) error
 
 	StatFS(c *Context, node NodeID, out *StatFS) error
 	Access(c *Context, node NodeID, mask uint32) error

@@ -96,4 +96,16 @@ const (
 	GetAttrHandle    uint32 = 1 << 0 // FUSE_GETATTR_FH
 	FsyncDataOnly    uint32 = 1 << 0 // FUSE_FSYNC_FDATASYNC
 	SetXattrKillSgid uint32 = 1 << 0 // FUSE_SETXATTR_ACL_KILL_SGID
+	LkFlock          uint32 = 1 << 0 // FUSE_LK_FLOCK
+	IoctlAny         uint32 = 1 << 1 // FUSE_IOCTL_UNRESTRICTED
+)
+
+// A LockType is the kind of a lock, as in fcntl(2).
+type LockType uint32
+
+// Kinds of locks: F_RDLCK, F_WRLCK, F_UNLCK.
+const (
+	LockRead  LockType = 0
+	LockWrite LockType = 1
+	LockNone  LockType = 2
 )

@@ -28,6 +28,12 @@ func FuzzRequest(f *testing.F) {
 		c.Message(fuse.OpListXattr, 1, fuse.GetXattrIn{Size: 10}),
 		c.Message(fuse.OpBatchForget, 1, fuse.BatchForgetIn{Count: 1}, fuse.ForgetOne{Node: 2, Lookups: 1}),
 		c.Message(fuse.OpCopyFileRange, 3, fuse.CopyFileRangeIn{Handle: 1, OutNode: 3, OutHandle: 1, OutOffset: 9, Len: 5}),
+		c.Message(fuse.OpGetLk, 3, fuse.LkIn{Handle: 1, Owner: 5, End: 99, Type: fuse.LockWrite}),
+		c.Message(fuse.OpSetLk, 3, fuse.LkIn{Handle: 1, Owner: 5, End: 99, Type: fuse.LockWrite}),
+		c.Message(fuse.OpSetLkW, 3, fuse.LkIn{Handle: 1, Owner: 6, Start: 3, End: 5, Type: fuse.LockRead}),
+		c.Message(fuse.OpStatx, 3, fuse.StatxIn{Handle: 1, Flags: 1, Mask: 0xfff}),
+		c.Message(fuse.OpIoctl, 3, fuse.IoctlIn{Handle: 1, Cmd: 1, InSize: 4, OutSize: 8}, "abcd"),
+		c.Message(fuse.OpInterrupt, 0, fuse.InterruptIn{Unique: 2}),
 		c.Message(fuse.OpInit, 0, fuse.InitIn{Major: 7, Minor: 45}),
 		c.Message(fuse.OpDestroy, 0),
 	} {

@@ -41,6 +41,11 @@ var handlers = [...]handler{
 	OpReadDir:         (*Thread).readDir,
 	OpReleaseDir:      (*Thread).releaseDir,
 	OpFsyncDir:        (*Thread).fsyncDir,
+	OpGetLk:           (*Thread).getLock,
+	OpSetLk:           (*Thread).setLock,
+	OpSetLkW:          (*Thread).setLock,
+	OpIoctl:           (*Thread).ioctl,
+	OpStatx:           (*Thread).statx,
 	OpAccess:          (*Thread).access,
 	OpCreate:          (*Thread).createFile,
 	OpInterrupt:       (*Thread).interrupt,
@@ -121,10 +126,6 @@ func (t *Thread) batchForget(r *Request) (int, error) {
 	return 0, nil
 }
 
-// interrupt has nothing to interrupt: Linux never sends it over virtio, and there is
-// no operation that waits for another guest process (fs-device.md C.4.2).
-func (t *Thread) interrupt(*Request) (int, error) { return 0, nil }
-
 func (t *Thread) getAttr(r *Request) (int, error) {
 	in, _, _ := take[GetAttrIn](r.args)
 	if in.Flags&GetAttrHandle == 0 {
@@ -141,6 +142,26 @@ func (t *Thread) putAttr(r *Request, valid time.Duration, err error) (int, error
 	}
 	t.out.attr.Valid, t.out.attr.ValidNsec = clock(valid)
 	return put(r, &t.out.attr), nil
+}
+
+func (t *Thread) statx(r *Request) (int, error) {
+	const atForceSync, atDontSync = 0x2000, 0x4000 // linux/fcntl.h
+	in, _, _ := take[StatxIn](r.args)
+	if in.Flags&GetAttrHandle == 0 {
+		in.Handle = 0
+	}
+	sync := in.Sync & (atForceSync | atDontSync)
+	if sync == atForceSync|atDontSync {
+		return 0, syscall.EINVAL
+	}
+	o := &t.out.statx
+	o.Statx = Statx{}
+	valid, err := t.s.fs.Statx(&t.ctx, r.head.Node, in.Handle, in.Mask, sync, &o.Statx)
+	if err != nil {
+		return 0, err
+	}
+	o.Valid, o.ValidNsec = clock(valid)
+	return put(r, o), nil
 }
 
 func (t *Thread) setAttr(r *Request) (int, error) {

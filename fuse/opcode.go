@@ -72,6 +72,10 @@ const (
 	initSize   = 64
 	statfsSize = 80
 	wordSize   = 8 // WriteOut, LseekOut, CopyFileRangeOut
+	lkSize     = 48
+	lkOutSize  = 24
+	statxSize  = 288
+	ioctlSize  = 16 // data follows
 )
 
 // Traits of an operation.
@@ -130,15 +134,15 @@ var operations = [...]operation{
 	OpReadDir:         {"READDIR", 40, 0, 0, 0},
 	OpReleaseDir:      {"RELEASEDIR", 24, 0, 0, 0},
 	OpFsyncDir:        {"FSYNCDIR", 16, 0, 0, slow},
-	OpGetLk:           {"GETLK", 0, 0, 0, 0},
-	OpSetLk:           {"SETLK", 0, 0, 0, 0},
-	OpSetLkW:          {"SETLKW", 0, 0, 0, 0},
+	OpGetLk:           {"GETLK", lkSize, 0, lkOutSize, 0},
+	OpSetLk:           {"SETLK", lkSize, 0, 0, 0},
+	OpSetLkW:          {"SETLKW", lkSize, 0, 0, 0},
 	OpAccess:          {"ACCESS", 8, 0, 0, 0},
 	OpCreate:          {"CREATE", 16, 1, createSize, tail | cred},
-	OpInterrupt:       {"INTERRUPT", 0, 0, 0, quiet},
+	OpInterrupt:       {"INTERRUPT", 8, 0, 0, quiet},
 	OpBmap:            {"BMAP", 0, 0, 0, 0},
 	OpDestroy:         {"DESTROY", 0, 0, 0, early | alone | slow},
-	OpIoctl:           {"IOCTL", 0, 0, 0, 0},
+	OpIoctl:           {"IOCTL", 32, 0, ioctlSize, tail},
 	OpPoll:            {"POLL", 0, 0, 0, 0},
 	OpNotifyReply:     {"NOTIFY_REPLY", 0, 0, 0, 0},
 	OpBatchForget:     {"BATCH_FORGET", 8, 0, 0, quiet | tail},
@@ -151,7 +155,7 @@ var operations = [...]operation{
 	OpRemoveMapping:   {"REMOVEMAPPING", 0, 0, 0, 0},
 	OpSyncFS:          {"SYNCFS", 8, 0, 0, slow},
 	OpTmpFile:         {"TMPFILE", 16, 1, createSize, tail | cred},
-	OpStatx:           {"STATX", 0, 0, 0, 0},
+	OpStatx:           {"STATX", 24, 0, statxSize, 0},
 	OpCopyFileRange64: {"COPY_FILE_RANGE_64", 56, 0, wordSize, slow},
 }
 

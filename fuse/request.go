@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"bytes"
+	"sync/atomic"
 	"syscall"
 
 	"vfiofs/virtio/guestmem"
@@ -31,6 +32,10 @@ type Request struct {
 	// Bad says that the chain was malformed: the request isn't run but answered EIO if
 	// In and Out hold a header each (fs-device.md C.2, "request error").
 	Bad error
+	// Wake is called, once and from any goroutine, when a parked request has its answer
+	// and is to be served again, by any Thread. It must not block. A request without Wake
+	// is never parked: its lock is refused with ENOLCK instead.
+	Wake func()
 
 	// The rest is what decode found out, from private memory only.
 	decoded bool
@@ -41,11 +46,14 @@ type Request struct {
 	names   [2][]byte     // strings after the fixed arguments, without NUL
 	rest    []byte        // what follows the strings
 	copy    []byte        // storage of the above
+
+	woken bool          // was parked: wait has the answer by the time of the next Serve
+	wait  atomic.Uint64 // see park.go
 }
 
 // Reset forgets a request that will not be served to its end.
 func (r *Request) Reset() {
-	r.decoded = false
+	r.decoded, r.woken = false, false
 	r.op = nil
 	r.args, r.rest, r.names = nil, nil, [2][]byte{}
 	if cap(r.copy) > keepCopy {

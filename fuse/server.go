@@ -14,6 +14,9 @@
 // WRITE is never copied, only handed on. Whatever is wrong with a request is an errno
 // in its reply. A panic is a bug of ours: it is logged and answered EIO.
 //
+// A request that waits for a lock is parked (park.go): it occupies no thread, and is
+// served once more when the file system has an answer for it.
+//
 // Ownership: a Request belongs to the Thread that serves it, from Serve to Serve; a
 // Thread to one goroutine that is locked to its OS thread. Everything a FileSystem is
 // lent in a call (names, vectors, results to fill) is valid during the call only.
@@ -21,8 +24,8 @@
 //
 // Locks: a Thread holds its mutex while an operation runs. INIT, DESTROY and Reset,
 // which must run alone, hold Server.mu and then the mutex of every thread, in the
-// order in which the threads were made. Nothing is locked inside a thread's mutex by
-// this package. A request that takes long makes those three wait.
+// order in which the threads were made. parking.mu is innermost and held for a few
+// instructions. A request that takes long makes those three wait.
 //
 // Spec: fs-device.md C.3 to C.6, C.8, D, E.18 and E.19; linux/fuse.h 7.45.
 package fuse
@@ -60,6 +63,7 @@ type Server struct {
 	live  bool // INIT succeeded, and no DESTROY or Reset came since
 	flags InitFlags
 
+	parking  parking
 	panics   atomic.Uint64
 	initLog  quota
 	errorLog quota
@@ -90,6 +94,7 @@ func (s *Server) Reset() {
 func (s *Server) destroy() {
 	s.live, s.flags = false, 0
 	s.fs.Destroy()
+	s.parking.reset()
 }
 
 // stopAll returns once no thread runs an operation, and keeps them from it.
@@ -119,6 +124,8 @@ type Thread struct {
 	create Create
 	set    SetAttr
 	write  WriteArgs
+	lock   Lock
+	wait   Wait
 	entry  Entry
 	opened Opened
 	statfs StatFS
@@ -138,6 +145,9 @@ type replies struct {
 	xattr  GetXattrOut
 	lseek  LseekOut
 	copied CopyFileRangeOut
+	lock   LkOut
+	statx  StatxOut
+	ioctl  IoctlOut
 	init   InitOut
 }
 
@@ -170,32 +180,56 @@ func (t *Thread) Close() {
 	}
 }
 
+// An Outcome says where a request is after Thread.Serve.
+type Outcome int
+
+const (
+	// Done: the reply is written, and the Request may be used for the next one.
+	Done Outcome = iota
+	// Blocks: nothing has happened yet. The operation might have to wait for a disk, and
+	// was told not to: the request is to be served again where it may, by any Thread, or
+	// Reset.
+	Blocks
+	// Parked: the request waits for somebody else. Request.Wake will be called, or was
+	// already; until then nothing but Server.Cancel may touch the request.
+	Parked
+)
+
 // Serve runs r and writes its reply. used is the number of bytes of the reply, which
-// is also what its header says, or 0 if there is none.
-//
-// With done false nothing has happened yet: the operation might have to wait, and
-// mayBlock says that it must not. Then r is to be served again with mayBlock set, by
-// any Thread, or Reset.
+// is also what its header says, or 0 if there is none. mayBlock says that the
+// operation may wait for a disk.
 //
 // Guest memory that faults, with debug.SetPanicOnFault on, leaves Serve as the panic
 // that it is (a runtime.Error with a method Addr): the caller knows best what that
 // means for the ring. r has been Reset then. No other panic leaves Serve.
-func (t *Thread) Serve(r *Request, mayBlock bool) (used int, done bool) {
-	defer t.contain(r, &used, &done)
+func (t *Thread) Serve(r *Request, mayBlock bool) (used int, out Outcome) {
+	defer t.contain(r, &used, &out)
 	if !r.decoded {
 		r.decode()
 	}
 	var n int
 	errno := r.verdict
-	if errno == 0 {
+	switch {
+	case r.woken:
+		errno = r.answer()
+	case errno == 0:
 		var err error
-		if n, err = t.run(r, mayBlock); err != nil {
-			if !mayBlock && errors.Is(err, ErrWouldBlock) {
-				return 0, false
-			}
-			errno = t.errno(r.op, err)
+		if n, err = t.run(r, mayBlock); err == nil {
+			break
 		}
-	} else if r.head.Opcode == opInitSwapped {
+		if !mayBlock && errors.Is(err, ErrWouldBlock) {
+			return 0, Blocks
+		}
+		if err != ErrParked {
+			errno = t.errno(r.op, err)
+			break
+		}
+		r.woken = true
+		if r.park() {
+			return 0, Parked
+		}
+		errno = r.answer() // it came before we were here
+	case r.head.Opcode == opInitSwapped:
 		t.s.complain(&t.s.initLog, "big-endian guest not supported")
 	}
 	used = t.reply(r, n, errno)
@@ -203,7 +237,7 @@ func (t *Thread) Serve(r *Request, mayBlock bool) (used int, done bool) {
 		t.trace(r, used, errno)
 	}
 	r.Reset()
-	return used, true
+	return used, Done
 }
 
 // run carries r out and stores the payload of its reply, n bytes.
@@ -258,7 +292,7 @@ func (t *Thread) errno(op *operation, err error) syscall.Errno {
 }
 
 // contain answers a request whose operation panicked, unless guest memory did it.
-func (t *Thread) contain(r *Request, used *int, done *bool) {
+func (t *Thread) contain(r *Request, used *int, out *Outcome) {
 	p := recover()
 	if p == nil {
 		return
@@ -274,7 +308,7 @@ func (t *Thread) contain(r *Request, used *int, done *bool) {
 		t.s.log.Error("panic in a request; further ones are only counted",
 			"op", r.op.name, "panic", p, "stack", string(debug.Stack()))
 	}
-	*used, *done = t.reply(r, 0, syscall.EIO), true
+	*used, *out = t.reply(r, 0, syscall.EIO), Done
 	r.Reset()
 }
 

@@ -70,8 +70,8 @@ func thread(t testing.TB, fs fuse.FileSystem, opt fuse.Options) (*fuse.Server, *
 	t.Cleanup(th.Close)
 	c := fusetest.NewClient(nil)
 	r, _ := request(c.Message(fuse.OpInit, 0, fuse.InitIn{Major: 7, Minor: 45, Flags: 1<<32 - 1, Flags2: 1<<32 - 1}), 80)
-	if used, done := th.Serve(r, true); used != 80 || !done {
-		t.Fatalf("Serve(INIT) = %d, %v; want 80, true", used, done)
+	if used, how := th.Serve(r, true); used != 80 || how != fuse.Done {
+		t.Fatalf("Serve(INIT) = %d, %v; want 80, done", used, how)
 	}
 	return s, th
 }
@@ -139,8 +139,8 @@ func TestGoldenLookup(t *testing.T) {
 	}}
 	_, th := thread(t, fs, fuse.Options{})
 	r, out := request(in, 150)
-	if used, done := th.Serve(r, false); used != 144 || !done {
-		t.Errorf("Serve() = %d, %v; want 144, true", used, done)
+	if used, how := th.Serve(r, false); used != 144 || how != fuse.Done {
+		t.Errorf("Serve() = %d, %v; want 144, done", used, how)
 	}
 	if !bytes.Equal(out[:144], want) {
 		t.Errorf("reply = %v; want %v", out[:144], want)
@@ -216,9 +216,9 @@ func TestBadChain(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			r, out := request(test.in, test.outSize)
 			r.Bad = errors.New("loop")
-			used, done := th.Serve(r, false)
-			if used != test.wantUsed || !done {
-				t.Fatalf("Serve() = %d, %v; want %d, true", used, done, test.wantUsed)
+			used, how := th.Serve(r, false)
+			if used != test.wantUsed || how != fuse.Done {
+				t.Fatalf("Serve() = %d, %v; want %d, done", used, how, test.wantUsed)
 			}
 			if used == 0 {
 				return
@@ -257,15 +257,15 @@ func TestWouldBlock(t *testing.T) {
 
 	in := c.Message(fuse.OpLookup, 1, "name")
 	r, out := request(in, 144)
-	if used, done := th.Serve(r, false); used != 0 || done {
-		t.Errorf("Serve(mayBlock false) = %d, %v; want 0, false", used, done)
+	if used, how := th.Serve(r, false); used != 0 || how != fuse.Blocks {
+		t.Errorf("Serve(mayBlock false) = %d, %v; want 0, blocks", used, how)
 	}
 	if !bytes.Equal(out, make([]byte, 144)) {
 		t.Error("reply was written before the request was done")
 	}
 	clear(in) // the guest changes its mind
-	if used, done := other.Serve(r, true); used != 144 || !done {
-		t.Errorf("Serve(mayBlock true) = %d, %v; want 144, true", used, done)
+	if used, how := other.Serve(r, true); used != 144 || how != fuse.Done {
+		t.Errorf("Serve(mayBlock true) = %d, %v; want 144, done", used, how)
 	}
 	if got := strings.Join(names, " "); got != "name name" {
 		t.Errorf("names = %q; want the same twice", got)
@@ -275,11 +275,11 @@ func TestWouldBlock(t *testing.T) {
 	}
 
 	r, _ = request(c.Message(fuse.OpFsync, 1, fuse.FsyncIn{}), 16)
-	if used, done := th.Serve(r, false); used != 0 || done {
-		t.Errorf("Serve(FSYNC, mayBlock false) = %d, %v; want 0, false", used, done)
+	if used, how := th.Serve(r, false); used != 0 || how != fuse.Blocks {
+		t.Errorf("Serve(FSYNC, mayBlock false) = %d, %v; want 0, blocks", used, how)
 	}
-	if used, done := th.Serve(r, true); used != 16 || !done {
-		t.Errorf("Serve(FSYNC, mayBlock true) = %d, %v; want 16, true", used, done)
+	if used, how := th.Serve(r, true); used != 16 || how != fuse.Done {
+		t.Errorf("Serve(FSYNC, mayBlock true) = %d, %v; want 16, done", used, how)
 	}
 
 	// A request that is dropped half-way leaves nothing behind for the next.
@@ -297,8 +297,8 @@ func TestWouldBlock(t *testing.T) {
 	// A file system that can't make up its mind is answered all the same.
 	fs.fsync = func(*fuse.Context) error { return fuse.ErrWouldBlock }
 	r, out = request(c.Message(fuse.OpFsync, 1, fuse.FsyncIn{}), 16)
-	if used, done := th.Serve(r, true); used != 16 || !done || int32(binary.LittleEndian.Uint32(out[4:])) != -int32(syscall.EIO) {
-		t.Errorf("Serve() = %d, %v with error %d; want 16, true, -EIO", used, done, int32(binary.LittleEndian.Uint32(out[4:])))
+	if used, how := th.Serve(r, true); used != 16 || how != fuse.Done || int32(binary.LittleEndian.Uint32(out[4:])) != -int32(syscall.EIO) {
+		t.Errorf("Serve() = %d, %v with error %d; want 16, done, -EIO", used, how, int32(binary.LittleEndian.Uint32(out[4:])))
 	}
 }
 
@@ -323,9 +323,9 @@ func TestPanicIsContained(t *testing.T) {
 		c.Message(fuse.OpRead, 1, fuse.ReadIn{Size: 1 << 20}), // more than there is room
 	} {
 		r, out := request(in, 200)
-		used, done := th.Serve(r, false)
-		if used != 16 || !done || int32(binary.LittleEndian.Uint32(out[4:])) != -int32(syscall.EIO) {
-			t.Errorf("request %d: Serve() = %d, %v; want 16, true and EIO", i, used, done)
+		used, how := th.Serve(r, false)
+		if used != 16 || how != fuse.Done || int32(binary.LittleEndian.Uint32(out[4:])) != -int32(syscall.EIO) {
+			t.Errorf("request %d: Serve() = %d, %v; want 16, done and EIO", i, used, how)
 		}
 		if got := s.Panics(); got != uint64(i+1) {
 			t.Errorf("Panics() = %d; want %d", got, i+1)

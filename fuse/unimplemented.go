@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"syscall"
 	"time"
 
 	"vfiofs/virtio/guestmem"
@@ -40,6 +41,11 @@ func (Unimplemented) GetAttr(*Context, NodeID, Handle, *Attr) (time.Duration, er
 
 // SetAttr is not implemented.
 func (Unimplemented) SetAttr(*Context, NodeID, *SetAttr, *Attr) (time.Duration, error) {
+	return 0, ErrNotImplemented
+}
+
+// Statx is not implemented.
+func (Unimplemented) Statx(*Context, NodeID, Handle, uint32, uint32, *Statx) (time.Duration, error) {
 	return 0, ErrNotImplemented
 }
 
@@ -136,6 +142,26 @@ func (Unimplemented) ReadDir(*Context, NodeID, Handle, uint64, bool, *DirBuffer)
 
 // ReleaseDir is not implemented.
 func (Unimplemented) ReleaseDir(*Context, NodeID, Handle) error { return ErrNotImplemented }
+
+// Ioctl is not implemented.
+func (Unimplemented) Ioctl(*Context, NodeID, Handle, uint32, []byte, []byte) (result, n int, err error) {
+	return 0, 0, ErrNotImplemented
+}
+
+// GetLock is not implemented.
+func (Unimplemented) GetLock(*Context, NodeID, Handle, *Lock) error { return ErrNotImplemented }
+
+// SetLock is not implemented.
+func (Unimplemented) SetLock(*Context, NodeID, Handle, *Lock, *Wait) error { return ErrNotImplemented }
+
+// EndWait does nothing.
+func (Unimplemented) EndWait(WaitID, syscall.Errno) {}
+
+// DropLocks has no locks to drop.
+func (Unimplemented) DropLocks(*Context, NodeID, uint64) error { return nil }
+
+// DropHandleLocks has no locks to drop.
+func (Unimplemented) DropHandleLocks(*Context, NodeID, Handle) error { return nil }
 
 // StatFS is not implemented.
 func (Unimplemented) StatFS(*Context, NodeID, *StatFS) error { return ErrNotImplemented }

@@ -285,6 +285,35 @@ type GetXattrOut struct {
 	_    uint32
 }
 
+// LkIn is struct fuse_lk_in: GETLK, SETLK and SETLKW. 48 bytes.
+type LkIn struct {
+	_      structs.HostLayout
+	Handle Handle
+	Owner  uint64
+	Start  uint64 // first byte
+	End    uint64 // last byte; math.MaxInt64: to the end of the file
+	Type   LockType
+	PID    uint32
+	Flags  uint32 // LkFlock
+	_      uint32
+}
+
+// LkOut is struct fuse_lk_out, which is the part of LkIn that describes a lock. 24
+// bytes.
+type LkOut struct {
+	_     structs.HostLayout
+	Start uint64
+	End   uint64
+	Type  LockType
+	PID   uint32
+}
+
+// InterruptIn is struct fuse_interrupt_in. 8 bytes.
+type InterruptIn struct {
+	_      structs.HostLayout
+	Unique uint64 // of the request that need not be waited for any more
+}
+
 // AccessIn is struct fuse_access_in. 8 bytes.
 type AccessIn struct {
 	_    structs.HostLayout
@@ -333,6 +362,25 @@ type CopyFileRangeIn struct {
 type CopyFileRangeOut struct {
 	_      structs.HostLayout
 	Copied uint64
+}
+
+// IoctlIn is struct fuse_ioctl_in; InSize bytes of data follow. 32 bytes.
+type IoctlIn struct {
+	_       structs.HostLayout
+	Handle  Handle
+	Flags   uint32 // Ioctl*
+	Cmd     uint32
+	Arg     uint64
+	InSize  uint32
+	OutSize uint32 // room for data in the reply
+}
+
+// IoctlOut is struct fuse_ioctl_out; data follows. 16 bytes.
+type IoctlOut struct {
+	_      structs.HostLayout
+	Result int32 // of ioctl(2): a negative errno if it failed
+	_      uint32
+	_      [2]uint32
 }
 
 // InitIn is struct fuse_init_in. 64 bytes; old guests send the first 16.

@@ -12,13 +12,14 @@ import (
 )
 
 // setAttr describes an object to the guest (fs-device.md E.9.6).
-func setAttr(a *fuse.Attr, st *unix.Statx_t) {
+func (fs *FS) setAttr(a *fuse.Attr, st *unix.Statx_t) {
 	*a = fuse.Attr{
 		Ino: st.Ino, Size: st.Size, Blocks: st.Blocks,
 		Atime: st.Atime.Sec, AtimeNsec: st.Atime.Nsec,
 		Mtime: st.Mtime.Sec, MtimeNsec: st.Mtime.Nsec,
 		Ctime: st.Ctime.Sec, CtimeNsec: st.Ctime.Nsec,
-		Mode: uint32(st.Mode), Nlink: st.Nlink, UID: st.Uid, GID: st.Gid,
+		Mode: uint32(st.Mode), Nlink: st.Nlink,
+		UID: fs.opt.TranslateUID.guest(st.Uid), GID: fs.opt.TranslateGID.guest(st.Gid),
 		Rdev:    st.Rdev_minor&0xff | st.Rdev_major<<8 | (st.Rdev_minor&^0xff)<<12,
 		Blksize: st.Blksize,
 	}
@@ -71,7 +72,7 @@ func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (ti
 	if e := statx(x.fd(), &t.stat, unix.STATX_BASIC_STATS); e != 0 {
 		return 0, fs.errno(e)
 	}
-	setAttr(out, &t.stat)
+	fs.setAttr(out, &t.stat)
 	if node == fuse.RootID && out.Nlink == 0 {
 		fs.warn(troubleGone, "shared directory was removed", unix.ENOENT)
 	}
@@ -96,13 +97,19 @@ func (fs *FS) SetAttr(c *fuse.Context, node fuse.NodeID, in *fuse.SetAttr, out *
 			return 0, fs.errno(e)
 		}
 	}
+	if in.Valid&(fuse.SetAttrUID|fuse.SetAttrGID|fuse.SetAttrSize) != 0 {
+		fs.loseCapability(t, x.fd())
+	}
 	if in.Valid&(fuse.SetAttrUID|fuse.SetAttrGID) != 0 {
-		if e := chown(x, in); e != 0 {
+		if e := fs.chown(x, in); e != 0 {
 			return 0, fs.errno(e)
 		}
 	}
 	if in.Valid&fuse.SetAttrSize != 0 {
-		if e := fs.truncate(t, x, in.Size); e != 0 {
+		fs.killPrivs(t, in.Valid&fuse.SetAttrKillSuidgid != 0)
+		e := fs.truncate(t, x, in.Size)
+		fs.keepPrivs(t)
+		if e != 0 {
 			return 0, fs.errno(e)
 		}
 	}
@@ -127,16 +134,22 @@ func (fs *FS) chmod(t *thread, x target, mode uint32) syscall.Errno {
 	return fchmodat(fs.proc.Int(), t.link(x.fd()), mode)
 }
 
-func chown(x target, in *fuse.SetAttr) syscall.Errno {
+func (fs *FS) chown(x target, in *fuse.SetAttr) (e syscall.Errno) {
 	uid, gid := uint32(fuse.NoID), uint32(fuse.NoID) // leave unchanged
 	if in.Valid&fuse.SetAttrUID != 0 {
-		if uid = in.UID; uid == fuse.NoID {
+		if in.UID == fuse.NoID {
 			return unix.EINVAL
+		}
+		if uid, e = fs.opt.TranslateUID.host(in.UID); e != 0 {
+			return e
 		}
 	}
 	if in.Valid&fuse.SetAttrGID != 0 {
-		if gid = in.GID; gid == fuse.NoID {
+		if in.GID == fuse.NoID {
 			return unix.EINVAL
+		}
+		if gid, e = fs.opt.TranslateGID.host(in.GID); e != 0 {
+			return e
 		}
 	}
 	return fchown(x.fd(), uid, gid)
@@ -250,7 +263,7 @@ func (fs *FS) Access(c *fuse.Context, node fuse.NodeID, mask uint32) error {
 		return fs.errno(e)
 	}
 	var a fuse.Attr
-	setAttr(&a, &t.stat)
+	fs.setAttr(&a, &t.stat)
 	if !permits(&a, &c.Caller, mask) {
 		return syscall.EACCES
 	}

@@ -127,3 +127,14 @@ func TestBounceBegins(t *testing.T) {
 		})
 	}
 }
+
+// TestDirectWriteOut: pages of the guest's cache are written to the end of the file,
+// which need not be the end of a block, though the handle has O_DIRECT.
+func TestDirectWriteOut(t *testing.T) {
+	g, n, h, _ := direct(t, 0)
+	data := bytes.Repeat([]byte("page"), 1251)
+	done, err := g.fs.Write(g.c, n, h, whole(data), 0, &fuse.WriteArgs{Flags: fuse.WriteCache})
+	must(t, err)
+	same(t, "bytes written", done, len(data))
+	same(t, "content", g.content("f"), string(data))
+}

@@ -34,6 +34,9 @@ func (c Cache) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (c *Cache) UnmarshalText(text []byte) error {
+	if string(text) == "none" { // as virtiofsd has it
+		text = []byte("never")
+	}
 	for i, name := range cacheNames {
 		if name == string(text) {
 			*c = Cache(i)

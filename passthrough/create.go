@@ -16,11 +16,9 @@ func (fs *FS) MkDir(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.C
 		return e
 	}
 	defer fs.nodes.put(d)
-	if e = fs.become(t, c, in.Umask); e != 0 {
-		return fs.errno(e)
-	}
-	e = mkdirat(d.v.fd, p, in.Mode&0o7777)
-	fs.restore(t)
+	e = fs.create(t, c, &d.v, name, in, unix.AT_REMOVEDIR, func() syscall.Errno {
+		return mkdirat(d.v.fd, p, in.Mode&0o7777)
+	})
 	return fs.made(t, &d.v, p, e, out)
 }
 
@@ -33,11 +31,9 @@ func (fs *FS) MkNod(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.C
 		return e
 	}
 	defer fs.nodes.put(d)
-	if e = fs.become(t, c, in.Umask); e != 0 {
-		return fs.errno(e)
-	}
-	e = mknodat(d.v.fd, p, in.Mode&(unix.S_IFMT|0o7777), in.Rdev)
-	fs.restore(t)
+	e = fs.create(t, c, &d.v, name, in, 0, func() syscall.Errno {
+		return mknodat(d.v.fd, p, in.Mode&(unix.S_IFMT|0o7777), in.Rdev)
+	})
 	return fs.made(t, &d.v, p, e, out)
 }
 
@@ -56,19 +52,31 @@ func (fs *FS) Symlink(c *fuse.Context, parent fuse.NodeID, name, to []byte, in *
 		return syscall.ENAMETOOLONG
 	}
 	t.name2[copy(t.name2[:], to)] = 0
-	if e = fs.become(t, c, 0); e != 0 {
-		return fs.errno(e)
-	}
-	e = symlinkat(&t.name2[0], d.v.fd, p)
-	fs.restore(t)
+	e = fs.create(t, c, &d.v, name, in, 0, func() syscall.Errno {
+		return symlinkat(&t.name2[0], d.v.fd, p)
+	})
 	return fs.made(t, &d.v, p, e, out)
 }
 
-// made answers for a creating call that ended with e: the new name is looked up. A
-// security label (fs-device.md E.16) would be set here.
+// create runs the system call that makes something below d, as the caller, and sees to
+// its label; remove is the flag of unlinkat that would remove it again.
+func (fs *FS) create(t *thread, c *fuse.Context, d *node, name []byte, in *fuse.Create, remove int, call func() syscall.Errno) syscall.Errno {
+	fs.presetLabel(t, in)
+	e := fs.become(t, c, in.Umask)
+	if e == 0 {
+		e = call()
+		fs.restore(t)
+	}
+	if fs.endPreset(t, in) && e == 0 {
+		e = fs.label(t, d, name, in, remove)
+	}
+	return e
+}
+
+// made answers for a creating call that ended with e: the new name is looked up.
 func (fs *FS) made(t *thread, d *node, name *byte, e syscall.Errno, out *fuse.Entry) error {
 	if e == 0 {
-		e = fs.lookup(t, d, name, out)
+		e = fs.find(t, d, name, out)
 	}
 	return fs.errno(e)
 }
@@ -82,18 +90,34 @@ func (fs *FS) Create(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.
 	}
 	defer fs.nodes.put(d)
 	flags := fs.hostFlags(in.Flags) &^ unix.O_DIRECTORY
-	if e = fs.become(t, c, in.Umask); e != 0 {
-		return fs.errno(e)
-	}
-	fd, e := fs.open(t, d.v.fd, p, flags&^unix.O_TRUNC|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&0o7777)
-	fs.restore(t)
+	fd, e := fs.createFile(t, c, &d.v, name, flags, in)
 	if e == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
-		return fs.errno(fs.createExisting(t, c, &d.v, p, flags, entry, out))
+		return fs.errno(fs.createExisting(t, c, &d.v, p, flags, in.Kill, entry, out))
 	}
 	if e != 0 {
 		return fs.errno(e)
 	}
-	return fs.errno(fs.created(t, &d.v, fd, flags, entry, out))
+	return fs.errno(fs.created(t, &d.v, p, fd, flags, entry, out))
+}
+
+// createFile makes and opens a file that was not there; t.name holds its name.
+func (fs *FS) createFile(t *thread, c *fuse.Context, d *node, name []byte, flags int, in *fuse.Create) (fd int, e syscall.Errno) {
+	fs.presetLabel(t, in)
+	if len(in.Label) > 0 && !t.preset {
+		if fd, e, ok := fs.createLabelled(t, c, d, name, flags, in); ok {
+			return fd, e
+		}
+	}
+	if e = fs.become(t, c, in.Umask); e == 0 {
+		fd, e = fs.open(t, d.fd, &t.name[0], flags&^unix.O_TRUNC|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&0o7777)
+		fs.restore(t)
+	}
+	if fs.endPreset(t, in) && e == 0 {
+		if e = fs.label(t, d, name, in, 0); e != 0 {
+			unix.Close(fd)
+		}
+	}
+	return fd, e
 }
 
 // TmpFile implements fuse.FileSystem.
@@ -116,36 +140,41 @@ func (fs *FS) TmpFile(c *fuse.Context, parent fuse.NodeID, in *fuse.Create, entr
 	}
 	fd, e := openat(d.v.fd, cstring(dot), flags|unix.O_TMPFILE|int(in.Flags)&unix.O_EXCL|unix.O_CLOEXEC, in.Mode&0o7777)
 	fs.restore(t)
+	if e == 0 && len(in.Label) > 0 { // nobody has seen it
+		if e = fs.setLabel(t, fd, in); e != 0 {
+			unix.Close(fd)
+		}
+	}
 	if e != 0 {
 		return fs.errno(e)
 	}
-	return fs.errno(fs.created(t, &d.v, fd, flags&^unix.O_DIRECTORY, entry, out))
+	return fs.errno(fs.created(t, &d.v, nil, fd, flags&^unix.O_DIRECTORY, entry, out))
 }
 
 // created makes node and handle of a file that was just made below d. The entry comes
-// from the descriptor and not from the name, which may mean another file by now. It
-// owns fd from here on.
-func (fs *FS) created(t *thread, d *node, fd, flags int, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
+// from the descriptor and not from the name, which may mean another file by now; a nil
+// name is none. It owns fd from here on.
+func (fs *FS) created(t *thread, d *node, name *byte, fd, flags int, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
 	path, e := fs.reopen(t, fd, unix.O_PATH)
 	if e == 0 {
-		e = fs.adopt(t, d, path, entry)
+		e = fs.adopt(t, d, name, path, entry)
 	}
 	if e != 0 {
 		unix.Close(fd)
 		return e
 	}
-	return fs.opened(entry, fd, flags, out)
+	return fs.opened(t, entry, fd, flags, out)
 }
 
 // createExisting opens a file that somebody else made since the guest looked. The
 // guest takes it for its own new file and checks nobody's permission, so that is done
 // here.
-func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, flags int, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
+func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, flags int, kill bool, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
 	path, e := fs.open(t, d.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if e != 0 {
 		return e
 	}
-	if e = fs.adopt(t, d, path, entry); e != 0 {
+	if e = fs.adopt(t, d, name, path, entry); e != 0 {
 		return e
 	}
 	n, e := fs.hold(t, entry.Node)
@@ -154,14 +183,17 @@ func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, fl
 	}
 	defer fs.nodes.put(n)
 	fd := -1
-	if e = mayReuse(&entry.Attr, &c.Caller, flags); e == 0 {
-		fd, e = fs.reopen(t, n.v.fd, flags)
+	if e = mayReuse(&entry.Attr, &c.Caller, flags); e == 0 && fs.magic(t, &n.v) {
+		e = unix.EACCES
+	}
+	if e == 0 {
+		fd, e = fs.reopenKill(t, n.v.fd, flags, kill)
 	}
 	if e != 0 {
 		fs.nodes.forgetSlot(n, 1)
 		return e
 	}
-	return fs.opened(entry, fd, flags, out)
+	return fs.opened(t, entry, fd, flags, out)
 }
 
 // mayReuse says whether CREATE may open what exists already (fs-device.md E.8.3).
@@ -195,8 +227,8 @@ func mayReuse(a *fuse.Attr, c *fuse.Caller, flags int) syscall.Errno {
 
 // opened answers CREATE and TMPFILE: the handle of a regular file whose entry has been
 // counted already. It owns fd from here on.
-func (fs *FS) opened(entry *fuse.Entry, fd, flags int, out *fuse.Opened) syscall.Errno {
-	h, e := fs.handles.add(entry.Node, fd, flags, false, fs.host.inline)
+func (fs *FS) opened(t *thread, entry *fuse.Entry, fd, flags int, out *fuse.Opened) syscall.Errno {
+	h, e := fs.addHandle(t, entry.Node, fd, flags, false, fs.host.inline)
 	if e != 0 {
 		fs.nodes.forget(entry.Node, 1)
 		return e

@@ -218,6 +218,10 @@ func TestH089Groups(t *testing.T) {
 		d := dir(g)
 		_, err := g.as(1000, 1000, 500).mkdirat(d, "x", 0o755)
 		must(t, err)
+		_, err = g.as(1000, 1000, 400, 500, 600).mkdirat(d, "w", 0o755) // one of several
+		must(t, err)
+		_, err = g.as(1000, 1000, 400, 600).mkdirat(d, "v", 0o755)
+		want(t, "MkDir with other groups", err, unix.EACCES)
 		_, err = g.as(1000, 1000).mkdirat(d, "y", 0o755)
 		want(t, "MkDir without the group", err, unix.EACCES)
 		_, err = g.mkdirat(d, "z", 0o755)

@@ -21,6 +21,10 @@ type creds struct {
 	setsGroups bool
 
 	asUID, asGID, asGroups, masked bool
+
+	hostGroups []uint32 // memory for translated groups
+
+	privs privs
 }
 
 // init reads the thread's credentials and makes its capabilities survive a switch.
@@ -37,35 +41,39 @@ func (t *creds) init() error {
 
 	const noFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP, linux/securebits.h
 	if bits, e := call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS, 0, 0, 0); e == 0 {
-		_, e = call(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, uintptr(bits|noFixup), 0, 0)
+		if bits&noFixup == 0 { // a jail has set it, and given up the right to
+			_, e = call(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, uintptr(bits|noFixup), 0, 0)
+		}
 		t.keepsCaps = e == 0
 	}
+	t.privs.init()
 	return nil
 }
 
 // become makes the thread act as a request's caller until restore. It is called right
 // before a creating system call, so that the new object gets the right owner.
 func (fs *FS) become(t *thread, c *fuse.Context, mask uint32) syscall.Errno {
-	if c.UID == fuse.NoID || c.GID == fuse.NoID { // to the kernel: leave unchanged (E.4.4)
-		return unix.EINVAL
+	uid, gid, groups, e := fs.hostIDs(t, c)
+	if e != 0 {
+		return e
 	}
-	if c.Groups != nil && t.setsGroups {
-		if e := setgroups(c.Groups); e != 0 {
+	if groups != nil && t.setsGroups {
+		if e := setgroups(groups); e != 0 {
 			return e
 		}
 		t.asGroups = true
 	}
 	// To root there is no switch: the server is root, or its own user stands for it
 	// (E.4.2.5).
-	if c.GID != 0 && c.GID != t.gid {
-		if e := setegid(c.GID); e != 0 {
+	if gid != 0 && gid != t.gid {
+		if e := setegid(gid); e != 0 {
 			fs.restore(t)
 			return e
 		}
 		t.asGID = true
 	}
-	if c.UID != 0 && c.UID != t.uid {
-		if e := seteuid(c.UID); e != 0 {
+	if uid != 0 && uid != t.uid {
+		if e := seteuid(uid); e != 0 {
 			fs.restore(t)
 			return e
 		}

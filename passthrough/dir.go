@@ -13,9 +13,9 @@ import (
 // ReadDir implements fuse.FileSystem (fs-device.md E.12). Cookies are the host's, and
 // nothing is remembered between calls but where the host's descriptor stands.
 func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint64, plus bool, d *fuse.DirBuffer) error {
-	f := fs.handles.get(h, node)
-	if f == nil {
-		return syscall.EBADF
+	f, err := fs.dirHandle(c, node, h)
+	if err != nil {
+		return err
 	}
 	defer fs.handles.put(f)
 	if !f.v.dir {
@@ -28,11 +28,15 @@ func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint
 	defer fs.nodes.put(n)
 
 	// A record of the host is never larger than the entry made of it, so more than
-	// d.Room() bytes of them cannot be used. One record always fits in 4096.
-	const least = 24 + 8 // of an entry with the shortest name
+	// d.Room() bytes of them cannot be used; an entry with attributes is three to five
+	// times as large. One record always fits in 512.
+	least, part := 24+8, 1 // an entry with the shortest name
+	if plus {
+		least, part = least+128, 4
+	}
 	t, cookie := local(c), int64(off)
 	for d.Room() >= least || d.Empty() && d.Room() > 0 {
-		recs := t.buf[:min(max(d.Room(), 4096), len(t.buf))]
+		recs := t.buf[:min(max(d.Room()/part, 512), len(t.buf))]
 		size, e := f.v.records(recs, cookie)
 		if size == 0 || e == unix.ENOENT { // the end, or the directory was removed
 			return nil
@@ -62,17 +66,14 @@ func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint
 func (h *handle) records(buf []byte, cookie int64) (int, syscall.Errno) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// At its start a directory is always read anew, so that it shows new entries.
-	if cookie == 0 || h.pos != cookie {
-		h.pos = posUnknown
-		if _, e := call(unix.SYS_LSEEK, uintptr(h.fd), uintptr(cookie), unix.SEEK_SET, 0); e != 0 {
-			return 0, e
-		}
-		h.pos = cookie
+	size, e := h.recordsAt(buf, cookie)
+	if cookie == 0 && size == 0 && e == 0 {
+		// Every directory begins with ".", but ext4 says that it is at the end at the first
+		// rewind of a descriptor that was read nowhere but at the end (seen with Linux 6.18).
+		size, e = h.recordsAt(buf, cookie)
 	}
-	size, e := getdents(h.fd, buf)
 	if e != 0 {
-		h.pos = posUnknown
+		h.lost = true
 		return 0, e
 	}
 	for recs := buf[:size]; len(recs) > 0; {
@@ -83,10 +84,22 @@ func (h *handle) records(buf []byte, cookie int64) (int, syscall.Errno) {
 	return size, 0
 }
 
+// recordsAt reads records after a cookie. h.mu is locked.
+func (h *handle) recordsAt(buf []byte, cookie int64) (int, syscall.Errno) {
+	// At its start a directory is always read anew, so that it shows new entries.
+	if cookie == 0 || h.pos != cookie || h.lost {
+		if _, e := call(unix.SYS_LSEEK, uintptr(h.fd), uintptr(cookie), unix.SEEK_SET, 0); e != 0 {
+			return 0, e
+		}
+		h.pos, h.lost = cookie, false
+	}
+	return getdents(h.fd, buf)
+}
+
 // addEntry adds one entry to d and reports whether it fitted. name is followed by NUL.
 func (fs *FS) addEntry(t *thread, dir *node, d *fuse.DirBuffer, plus bool, ino, off uint64, typ uint8, name []byte) bool {
 	if isDots(name) {
-		if dir.id == fuse.RootID && len(name) == 2 {
+		if len(name) == 2 && ino != fs.inoAbove(dir) {
 			ino = dir.key.ino // what is above the share is nobody's business
 		}
 		if plus {
@@ -117,6 +130,25 @@ func (fs *FS) addEntry(t *thread, dir *node, d *fuse.DirBuffer, plus bool, ino, 
 		return false
 	}
 	return true
+}
+
+// inoAbove returns the inode number of the directory in which the guest found dir, 0 if
+// there is none any more. Another one that is above dir now may be outside of the share:
+// the host moved dir, or it is the root of a bind mount.
+func (fs *FS) inoAbove(dir *node) uint64 {
+	s, _ := fs.nodes.shard(dir.key)
+	s.mu.Lock()
+	id := dir.way.parent
+	s.mu.Unlock()
+	if id == 0 {
+		return 0
+	}
+	e := fs.nodes.get(id)
+	if e == nil {
+		return 0
+	}
+	defer fs.nodes.put(e)
+	return e.v.key.ino
 }
 
 // record decodes the struct linux_dirent64 at the start of b, which getdents filled.

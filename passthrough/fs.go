@@ -3,18 +3,23 @@
 //
 //	 guest              FS                                       host
 //	NodeID ──► nodes  slot | generation<<32 ──► O_PATH fd ──┐
-//	             ▲    (dev, ino, mount) ──► slot            ├─ reopen by /proc/self/fd
-//	Lookup ──────┘ one lookup more                          ▼
+//	             ▲    (dev, ino, mount) ──► slot   ▲        ├─ reopen by /proc/self/fd
+//	             │    clock ──► evict: way back ───┘        │
+//	Lookup ──────┤      file handle, or parent and name     │
+//	(dir, name)  └ hints ──► slot, if statx agrees          ▼
 //	Handle ──► handles slot | generation<<32 ──────────► open fd ──► data
 //	Caller ──► thread   effective uid, gid, groups, umask for one creating call
 //
-// An inode of the guest is an O_PATH descriptor. It is found by a single name below
+// An inode of the guest is an O_PATH descriptor, as long as it is used often: those used
+// least recently are closed and opened again when they are needed (evict.go, revive.go),
+// so that a guest may know millions. An open file or directory, and what has no name
+// any more, keeps its descriptor. A descriptor is found by a single name below
 // another such descriptor, looked at through the descriptor, and opened through
 // /proc/self/fd, so nothing is ever resolved twice and no path of the host is ever
 // followed for a guest. Permission checks on objects that exist are the guest
 // kernel's work; the server only gives new objects their owner.
 //
-// Nodes and handles live in slabs of slots without pointers. An id is the slot's
+// Nodes and handles live in slabs of slots. An id is the slot's
 // number and its generation, which grows each time the slot is emptied: an id finds
 // its slot without a map, and is never used twice. Each slot counts the requests
 // that use it now. FORGET and RELEASE only mark a slot; its descriptor is closed,
@@ -27,11 +32,17 @@
 // no directory descriptor (the xattr family) work on it. All memory that a system
 // call needs is in the thread, so that requests allocate nothing.
 //
+// The tables have no pointers (index.go, arena.go), so the garbage collector does not
+// look inside.
+//
 // Lock order: handle.mu (position of a directory handle) or FS.appends, then
-// shard.mu (identity map and lookup counts), then slab.mu (free slots).
+// shard.mu (identity map, lookup counts and ways back), then clock.mu (open nodes) or
+// slab.mu (free slots); mounts.mu alone. None but handle.mu and FS.appends is held
+// during a system call. lockNode.mu
+// (locks of one file), then locks.mu or slab.mu.
 //
 // Spec: fs-device.md E (semantics), D.5 (flags), D.7 (what guests check), F.5
-// (threads), G.2 (cache policies).
+// (threads), F.10 (file handles), G.2 (cache policies).
 package passthrough
 
 import (
@@ -59,16 +70,59 @@ type Options struct {
 	NegativeTimeout time.Duration
 
 	Writeback         bool // the guest may collect writes
+	Readonly          bool // the guest may change nothing; see View
+	ASCIICasefold     bool // names are found in any case; see View
 	XAttr             bool // extended attributes
 	NoReaddirplus     bool
 	AnnounceSubmounts bool // tell the guest where other file systems begin
 	AllowDirectIO     bool // pass O_DIRECT on
 	PreserveNoatime   bool // pass O_NOATIME on
+	PosixLocks        bool // fcntl locks of the guest are locks of the host (lock.go)
+	Flock             bool // flock locks likewise
+	// XattrMap renames extended attributes; nil leaves them as they are.
+	XattrMap *XattrMap
+	// TranslateUID and TranslateGID say how ids differ between guest and host. ACLs would
+	// keep untranslated ones, so these exclude them (E.4.6).
+	TranslateUID, TranslateGID IDMap
+
+	AllowMmap     bool // shared mappings of files that bypass the guest's page cache
+	KillprivV2    bool // the guest says when set-user-ID bits go (killpriv.go)
+	PosixACL      Demand
+	SecurityLabel Demand // new objects get the label that the guest sends (label.go)
+	Export        bool   // "." and ".." can be looked up: the guest may export the share again
+
+	AllowProjid bool // the guest may change project ids, which quotas of the host go by
+
+	// RefuseProc keeps files of procfs closed (F.9).
+	RefuseProc bool
 
 	// MaxFDs limits the descriptors that a guest may keep open; 0 derives it from
-	// RLIMIT_NOFILE.
+	// RLIMIT_NOFILE. Inodes use three quarters of them at most, and no more than 3072;
+	// those used least recently do without.
 	MaxFDs int
-	Log    *slog.Logger // nil discards
+	// FileHandles says how inodes without a descriptor are found again.
+	FileHandles FileHandles
+	Log         *slog.Logger // nil discards
+}
+
+// A Demand says whether a feature may be missing from the guest.
+type Demand int
+
+// How much a feature is wanted.
+const (
+	NotWanted Demand = iota
+	IfOffered        // the share does without if it is missing
+	Required         // INIT fails if it is missing
+)
+
+// offer adds flags to what is wanted, or needed.
+func (d Demand) offer(want, need *fuse.InitFlags, flags fuse.InitFlags) {
+	switch d {
+	case IfOffered:
+		*want |= flags
+	case Required:
+		*need |= flags
+	}
 }
 
 // An FS is a shared directory. It implements fuse.FileSystem.
@@ -80,10 +134,14 @@ type FS struct {
 	proc   *fd.FD // /proc/self/fd, O_PATH
 	root   *fd.FD // the shared directory, O_PATH
 
+	rootKey key
+
 	flags   atomic.Uint64 // fuse.InitFlags that were negotiated
 	budget  budget
 	nodes   nodes
+	hints   hints
 	handles handles
+	locks   locks
 	// appends serialises appending writes by node, for hosts without RWF_APPEND.
 	appends  [16]sync.Mutex
 	troubles [3]atomic.Int64 // when each trouble was last logged, Unix seconds
@@ -110,12 +168,11 @@ func New(opt Options) (*FS, error) {
 		}
 	}()
 
-	n, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	var err error
+	if fs.proc, err = fd.OpenDir(); err != nil {
 		return nil, fmt.Errorf("open /proc/self/fd: %w (files are reopened there: mount proc on /proc)", err)
 	}
-	fs.proc = fd.New(n, "/proc/self/fd")
-	n, err = unix.Open(opt.SharedDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	n, err := unix.Open(opt.SharedDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open shared directory %q: %w (%s)", opt.SharedDir, err, remedy(err))
 	}
@@ -133,8 +190,14 @@ func New(opt Options) (*FS, error) {
 		return nil, err
 	}
 	fs.budget.limit = limit
-	fs.nodes.init(&fs.budget, n, keyOf(&st))
-	fs.handles.init(&fs.budget)
+	fs.hints.init()
+	fs.rootKey = keyOf(&st)
+	fs.initNodes(n, fs.rootKey)
+	fs.initHandles()
+	if err := fs.probeHandles(); err != nil {
+		return nil, fmt.Errorf("shared directory %q: %w", opt.SharedDir, err)
+	}
+	fs.locks.init(fs)
 
 	unix.Umask(0)
 	signal.Ignore(syscall.SIGXFSZ)
@@ -158,6 +221,7 @@ func remedy(err error) string {
 // Close drops everything and closes the shared directory. No request may be running.
 func (fs *FS) Close() error {
 	fs.Destroy()
+	fs.nodes.mounts.close()
 	err := fs.root.Close()
 	if err2 := fs.proc.Close(); err == nil {
 		err = err2
@@ -179,7 +243,28 @@ func (fs *FS) Offer() (want, need fuse.InitFlags) {
 	if fs.policy.symlinks {
 		want |= fuse.CacheSymlinks
 	}
-	return want, 0
+	want |= fuse.HasIoctlDir
+	if fs.opt.PosixLocks {
+		want |= fuse.PosixLocks
+	}
+	if fs.opt.Flock {
+		want |= fuse.FlockLocks
+	}
+	if fs.opt.AllowMmap {
+		want |= fuse.DirectIOAllowMmap
+	}
+	if fs.opt.KillprivV2 {
+		want |= fuse.HandleKillprivV2
+	}
+	if fs.opt.Export {
+		want |= fuse.ExportSupport
+	}
+	if fs.opt.Cache == CacheAlways {
+		want |= fuse.NoOpendirSupport
+	}
+	fs.opt.PosixACL.offer(&want, &need, fuse.PosixACL|fuse.DontMask|fuse.SetxattrExt)
+	fs.opt.SecurityLabel.offer(&want, &need, fuse.SecurityCtx)
+	return want, need
 }
 
 // Init implements fuse.FileSystem.
@@ -190,6 +275,7 @@ func (fs *FS) Init(flags fuse.InitFlags) {
 
 // Destroy implements fuse.FileSystem. The root stays.
 func (fs *FS) Destroy() {
+	fs.locks.dropAll()
 	fs.handles.drop()
 	fs.nodes.drop()
 }

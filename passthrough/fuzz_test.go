@@ -100,3 +100,32 @@ func FuzzHostFlags(f *testing.F) {
 		}
 	})
 }
+
+// FuzzIoctl feeds data to every command, and to one that does not exist. The host sees
+// nothing but what is in its argument's structure.
+func FuzzIoctl(f *testing.F) {
+	commands := []uint32{
+		fsGetFlags, fsSetFlags, fsGetFlags32, fsSetFlags32, fsGetXattr, fsSetXattr, fsGetPolicy, fsEnableVerity, fsMeasure, 0x5401,
+	}
+	for i := range commands {
+		f.Add(uint8(i), make([]byte, 4), uint8(4))
+		f.Add(uint8(i), bytes.Repeat([]byte{0xff}, 200), uint8(200))
+	}
+	f.Add(uint8(7), append(le(1, 1, 4096, 4, 0, 0, 4), make([]byte, 128-28+8)...), uint8(0))
+	shared := newGuest(f)
+	f.Fuzz(func(t *testing.T, which uint8, in []byte, room uint8) {
+		g := shared.thread(t)
+		node, h := g.made("f", unix.O_RDWR)
+		flags, _, err := g.ioctl(node, h, fsGetFlags, nil, 4)
+		must(t, err)
+		defer func() { // it may be immutable now
+			g.ioctl(node, h, fsSetFlags, flags, 0)
+			must(t, g.release(node, h))
+		}()
+		out := make([]byte, room)
+		result, n, err := g.fs.Ioctl(g.c, node, h, commands[int(which)%len(commands)], in, out)
+		if n < 0 || n > len(out) || result > 0 || (err != nil || result < 0) && n != 0 {
+			t.Errorf("Ioctl() = %d, %d bytes, %v", result, n, err)
+		}
+	})
+}

@@ -20,11 +20,10 @@ type handle struct {
 
 	bounced atomic.Bool // transfers go through the thread's bounce buffer
 
-	mu  sync.Mutex // guards the position of a directory's descriptor, and pos
-	pos int64      // cookie at the position, posUnknown if it is not known
+	mu   sync.Mutex // guards the position of a directory's descriptor, and what follows
+	pos  int64      // cookie at the position, any 64 bits
+	lost bool       // pos is not known
 }
-
-const posUnknown = -1
 
 // An inline says how a file's data may be read on a thread that must not block.
 type inline uint32
@@ -37,38 +36,45 @@ const (
 
 // handles is the table of open files.
 type handles struct {
-	slab   slab[handle]
-	budget *budget
+	slab slab[handle]
 }
 
-func (t *handles) init(b *budget) {
-	t.budget = b
-	t.slab.end = func(h *handle) {
+func (fs *FS) initHandles() {
+	fs.handles.slab.end = func(h *handle) {
 		unix.Close(h.fd)
-		t.budget.give()
+		fs.budget.give()
+		fs.nodes.put(fs.nodes.slab.at(uint32(h.node)))
 	}
 }
 
-// add makes a handle of node id. It owns fd from here on.
-func (t *handles) add(id fuse.NodeID, fd, flags int, dir bool, read inline) (fuse.Handle, syscall.Errno) {
-	if !t.budget.take() {
+// addHandle makes a handle of node id, which it uses until it is released: the node
+// keeps its descriptor so long, if it has it. addHandle owns fd from here on.
+func (fs *FS) addHandle(t *thread, id fuse.NodeID, fd, flags int, dir bool, read inline) (fuse.Handle, syscall.Errno) {
+	n := fs.nodes.get(id)
+	if n == nil { // a guest that forgets what it opens
 		unix.Close(fd)
-		return 0, unix.ENFILE
+		return 0, unix.EBADF
 	}
-	e, h := t.slab.alloc()
+	if errno := fs.reserve(t); errno != 0 {
+		fs.nodes.put(n)
+		unix.Close(fd)
+		return 0, errno
+	}
+	e, h := fs.handles.slab.alloc()
 	if e == nil {
-		t.budget.give()
+		fs.budget.give()
+		fs.nodes.put(n)
 		unix.Close(fd)
 		return 0, unix.ENFILE
 	}
 	v := &e.v
-	v.node, v.fd, v.flags, v.dir, v.pos = id, fd, flags, dir, 0
+	v.node, v.fd, v.flags, v.dir, v.pos, v.lost = id, fd, flags, dir, 0, false
 	v.bounced.Store(false)
 	if flags&unix.O_DIRECT != 0 {
 		read = inlineNever // RWF_NOWAIT does not keep it from waiting for the disk
 	}
 	v.read.Store(uint32(read))
-	t.slab.publish(e)
+	fs.handles.slab.publish(e, 0)
 	return fuse.Handle(h), 0
 }
 

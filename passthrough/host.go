@@ -10,6 +10,7 @@ import (
 type host struct {
 	openat2   bool   // Linux 5.6
 	statxMask uint32 // basic attributes and the best mount id there is
+	proc      bool   // the root is on procfs
 	inline    inline // how file data may be read on a thread that must not block
 }
 
@@ -42,6 +43,7 @@ func probe(root int) (host, error) {
 	if e := fstatfs(root, &sf); e != 0 {
 		return h, fmt.Errorf("statfs: %w", e)
 	}
+	h.proc = sf.Type == unix.PROC_SUPER_MAGIC
 	h.inline = inlineNowait
 	if remote(int64(sf.Type)) {
 		h.inline = inlineNever

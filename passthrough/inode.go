@@ -9,15 +9,24 @@ import (
 	"vfiofs/fuse"
 )
 
-// A node is an inode that the guest knows (fs-device.md E.1). All but count is
-// constant while the slot is live.
+// A node is an inode that the guest knows (fs-device.md E.1).
 type node struct {
-	id    fuse.NodeID
-	key   key
-	fd    int    // O_PATH
-	typ   uint32 // S_IFMT bits
-	count uint64 // lookups the guest has not forgotten; guarded by the key's shard
+	id  fuse.NodeID // constant, like key and typ
+	key key
+	typ uint32 // S_IFMT bits
+
+	place uint32 // in the clock, while slotOpen; guarded by clock.mu
+	fd    int    // O_PATH; constant while slotOpen and in use
+	way   way    // back to it; guarded by the key's shard, like count
+	count uint64 // lookups the guest has not forgotten
 }
+
+// The bits of a node's slot that are the slab's user's.
+const (
+	slotOpen    = slotUser      // fd is open; otherwise it was evicted
+	slotFixed   = slotUser << 1 // it would not be found again, so it should not be evicted
+	slotUnnamed = slotUser << 2 // the guest took a name from it: then it must not be
+)
 
 // A key identifies an inode of the host as long as a descriptor keeps it.
 type key struct {
@@ -33,92 +42,184 @@ func keyOf(st *unix.Statx_t) key {
 	return k
 }
 
+// hash spreads keys by Fibonacci hashing.
+func (k key) hash() uint64 {
+	return (k.ino ^ k.dev<<32 ^ k.mnt<<20) * 0x9e3779b97f4a7c15
+}
+
 // nodes is the inode table.
 type nodes struct {
 	slab   slab[node]
-	budget *budget
+	clock  clock
+	mounts mounts
 	shards [nodeShards]shard
 }
 
 const nodeShards = 64
 
-// A shard of the identity map. The root is in none: no lookup may find it, as guests
-// take node 1 under a name for an error (fs-device.md D.7.2).
+// A shard is a part of the identity map. The root is in none: no lookup may find it,
+// as guests take node 1 under a name for an error (fs-device.md D.7.2).
 type shard struct {
 	mu    sync.Mutex
-	slots map[key]uint32
-	_     [48]byte // a cache line of its own
+	index index // by key
+	arena arena // of the ways of its nodes
 }
 
-// shard spreads keys by Fibonacci hashing.
-func (t *nodes) shard(k key) *shard {
-	h := (k.ino ^ k.dev<<32 ^ k.mnt<<20) * 0x9e3779b97f4a7c15
-	return &t.shards[h>>(64-6)]
+// shard returns the part that is responsible for k, and k's hash in its index.
+func (t *nodes) shard(k key) (*shard, uint32) {
+	h := k.hash()
+	return &t.shards[h>>(64-6)], uint32(h >> 26)
 }
 
-// init makes an empty table around the root. root stays the caller's.
-func (t *nodes) init(b *budget, root int, k key) {
-	t.budget = b
-	t.slab.end = func(n *node) {
-		unix.Close(n.fd)
-		t.budget.give()
-	}
-	for i := range t.shards {
-		t.shards[i].slots = make(map[key]uint32)
-	}
+// initNodes makes an empty table around the root. root stays the caller's.
+func (fs *FS) initNodes(root int, k key) {
+	t := &fs.nodes
+	t.slab.end = fs.endNode
+	t.clock.init(fs.budget.limit)
 	e, id := t.slab.alloc() // the first slot is 1
 	e.v = node{id: fuse.NodeID(id), key: k, fd: root, typ: unix.S_IFDIR, count: 2}
-	t.slab.publish(e)
+	t.slab.publish(e, slotOpen)
 }
 
-// hold finds the node of a request and keeps its descriptor open until put.
-func (fs *FS) hold(_ *thread, id fuse.NodeID) (*slot[node], syscall.Errno) {
+// endNode releases what a node had.
+func (fs *FS) endNode(n *node) {
+	t := &fs.nodes
+	s, _ := t.shard(n.key)
+	s.mu.Lock()
+	held := s.dropWay(n)
+	s.mu.Unlock()
+	if held {
+		t.mounts.release(n.key.mnt)
+	}
+	if n.fd >= 0 {
+		t.clock.remove(t, n)
+		unix.Close(n.fd)
+		fs.budget.give()
+	}
+}
+
+// hold finds the node of a request and keeps its descriptor open until put. One that
+// was evicted is opened again.
+func (fs *FS) hold(t *thread, id fuse.NodeID) (*slot[node], syscall.Errno) {
 	e := fs.nodes.get(id)
 	if e == nil {
 		return nil, unix.EBADF
 	}
+	if !e.open() {
+		if errno := fs.revive(t, e); errno != 0 {
+			fs.nodes.put(e)
+			return nil, errno
+		}
+	}
 	return e, 0
 }
 
-// get finds a node and keeps it until put, or returns nil.
+// get finds a node and keeps it until put, or returns nil. Its descriptor may be
+// closed.
 func (t *nodes) get(id fuse.NodeID) *slot[node] { return t.slab.get(uint64(id)) }
 
 func (t *nodes) put(e *slot[node]) { t.slab.put(e) }
 
-// claim counts one lookup of the inode that fd refers to, which becomes a node if it
-// was none. It owns fd from here on.
-func (t *nodes) claim(k key, fd int, typ uint32) (fuse.NodeID, syscall.Errno) {
-	s := t.shard(k)
-	s.mu.Lock()
-	if n, ok := s.slots[k]; ok {
-		e := t.slab.at(n)
-		e.v.count++
-		id := e.v.id
-		s.mu.Unlock()
-		unix.Close(fd)
-		return id, 0
+// find returns the slot of the inode with a key, which is in s, or nil. s is locked.
+func (t *nodes) find(s *shard, h uint32, k key) *slot[node] {
+	n := s.index.find(h, func(n uint32) bool { return t.slab.at(n).v.key == k })
+	if n == 0 {
+		return nil
 	}
-	id, e := t.insert(s, k, fd, typ)
-	s.mu.Unlock()
-	if e != 0 {
-		unix.Close(fd)
-	}
-	return id, e
+	return t.slab.at(n)
 }
 
-func (t *nodes) insert(s *shard, k key, fd int, typ uint32) (fuse.NodeID, syscall.Errno) {
-	if !t.budget.take() {
-		return 0, unix.ENFILE
+// claim counts one lookup of the inode that fd refers to, which becomes a node if it
+// was none. parent and name are where it was found; without a name it was not. claim
+// owns fd from here on.
+//
+// Everything is decided at once, under the lock of the shard; what the decision needs
+// and takes a system call is got first, and then all is looked at again.
+func (fs *FS) claim(t *thread, k key, fd int, typ uint32, parent fuse.NodeID, name []byte) (fuse.NodeID, syscall.Errno) {
+	tab := &fs.nodes
+	s, h := tab.shard(k)
+	room, seen, witness := false, false, uint64(0)
+	for {
+		s.mu.Lock()
+		e := tab.find(s, h, k)
+		switch {
+		case e != nil && e.open():
+			// Its own descriptor keeps the inode, so that it must be the same.
+			e.v.count++
+			s.setName(e, parent, name)
+			id := e.v.id
+			s.mu.Unlock()
+			unix.Close(fd)
+			if room {
+				fs.budget.give()
+			}
+			return id, 0
+		case !room:
+			s.mu.Unlock()
+			if errno := fs.room(t); errno != 0 {
+				unix.Close(fd)
+				return 0, errno
+			}
+			room = true
+			continue
+		case e == nil:
+			e, id := tab.slab.alloc()
+			if e == nil {
+				s.mu.Unlock()
+				unix.Close(fd)
+				fs.budget.give()
+				return 0, unix.ENFILE
+			}
+			e.v = node{id: fuse.NodeID(id), key: k, fd: fd, typ: typ, count: 1}
+			s.index.add(h, e.n)
+			tab.slab.publish(e, slotOpen)
+			s.setName(e, parent, name)
+			tab.clock.add(e)
+			s.mu.Unlock()
+			return fuse.NodeID(id), 0
+		case !seen:
+			s.mu.Unlock()
+			witness, seen = fs.witness(t, fd, nil), true
+			continue
+		case witness == 0 || witness != e.v.way.witness: // a new inode with the number of one that is gone
+			s.index.remove(h, e.n)
+			s.mu.Unlock()
+			continue
+		}
+		e.v.count++
+		s.setName(e, parent, name)
+		tab.install(e, fd)
+		id := e.v.id
+		s.mu.Unlock()
+		return id, 0
 	}
-	e, id := t.slab.alloc()
-	if e == nil {
-		t.budget.give()
-		return 0, unix.ENFILE
+}
+
+// open reports whether a node has its descriptor. It keeps it while it is in use or its
+// shard is locked.
+func (e *slot[node]) open() bool { return e.state.Load()&slotOpen != 0 }
+
+// install gives a descriptor back to a node that was evicted. Its shard is locked.
+func (t *nodes) install(e *slot[node], fd int) {
+	e.v.fd = fd
+	e.state.Or(slotOpen)
+	t.clock.add(e)
+}
+
+// countAgain counts one more lookup of a node in use, that was just seen under a name.
+// It reports false if the node is forgotten by now.
+func (t *nodes) countAgain(e *slot[node], parent fuse.NodeID, name []byte) bool {
+	s, _ := t.shard(e.v.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.v.count == 0 {
+		return false
 	}
-	e.v = node{id: fuse.NodeID(id), key: k, fd: fd, typ: typ, count: 1}
-	s.slots[k] = e.n
-	t.slab.publish(e)
-	return fuse.NodeID(id), 0
+	e.v.count++
+	if e.state.Load()&slotFixed != 0 {
+		s.setName(e, parent, name)
+	}
+	return true
 }
 
 // forget takes n lookups back. A node without lookups is gone, except the root.
@@ -134,11 +235,11 @@ func (t *nodes) forgetSlot(e *slot[node], n uint64) {
 	if e.v.id == fuse.RootID {
 		return
 	}
-	s := t.shard(e.v.key)
+	s, h := t.shard(e.v.key)
 	s.mu.Lock()
 	e.v.count -= min(n, e.v.count)
 	if e.v.count == 0 && t.slab.kill(e) {
-		delete(s.slots, e.v.key)
+		s.index.remove(h, e.n)
 	}
 	s.mu.Unlock()
 }

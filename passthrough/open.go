@@ -46,8 +46,7 @@ func (fs *FS) hostFlags(guest uint32) int {
 }
 
 // Open implements fuse.FileSystem. Special files are the guest's own business, and
-// must never be opened on the host. kill would need HANDLE_KILLPRIV_V2, which is not
-// offered.
+// must never be opened on the host.
 func (fs *FS) Open(c *fuse.Context, node fuse.NodeID, flags uint32, kill bool, out *fuse.Opened) error {
 	const tmpfile = unix.O_TMPFILE &^ unix.O_DIRECTORY
 	if flags&(unix.O_PATH|tmpfile) != 0 {
@@ -65,11 +64,18 @@ func (fs *FS) Open(c *fuse.Context, node fuse.NodeID, flags uint32, kill bool, o
 	default:
 		return syscall.EBADF
 	}
-	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags), out))
+	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags), kill, out))
 }
 
-// OpenDir implements fuse.FileSystem.
+// OpenDir implements fuse.FileSystem. A guest that can do without is told to.
 func (fs *FS) OpenDir(c *fuse.Context, node fuse.NodeID, flags uint32, out *fuse.Opened) error {
+	if fs.has(fuse.NoOpendirSupport) {
+		return fuse.ErrNotImplemented
+	}
+	return fs.openDir(c, node, flags, out)
+}
+
+func (fs *FS) openDir(c *fuse.Context, node fuse.NodeID, flags uint32, out *fuse.Opened) error {
 	n, e := fs.hold(local(c), node)
 	if e != 0 {
 		return fs.errno(e)
@@ -78,17 +84,52 @@ func (fs *FS) OpenDir(c *fuse.Context, node fuse.NodeID, flags uint32, out *fuse
 	if n.v.typ != unix.S_IFDIR {
 		return syscall.ENOTDIR
 	}
-	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags)&unix.O_NOATIME|unix.O_DIRECTORY, out))
+	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags)&unix.O_NOATIME|unix.O_DIRECTORY, false, out))
+}
+
+// dirHandle is handles.get for a directory; the handle 0 of a guest that opens none
+// stands for one that lasts until it is put.
+func (fs *FS) dirHandle(c *fuse.Context, node fuse.NodeID, h fuse.Handle) (*slot[handle], error) {
+	short := h == 0 && fs.has(fuse.NoOpendirSupport)
+	if short {
+		var o fuse.Opened
+		if err := fs.openDir(c, node, 0, &o); err != nil {
+			return nil, err
+		}
+		h = o.Handle
+	}
+	f := fs.handles.get(h, node)
+	if f == nil {
+		return nil, syscall.EBADF
+	}
+	if short {
+		fs.handles.slab.kill(f)
+	}
+	return f, nil
+}
+
+// magic reports whether a file is one of procfs, which the jail keeps closed: some of
+// them are ways out, like self/mem (fs-device.md F.9). Only what is mounted below the
+// share is worth a look.
+func (fs *FS) magic(t *thread, n *node) bool {
+	if !fs.opt.RefuseProc || n.typ != unix.S_IFREG || n.key.dev == fs.rootKey.dev && !fs.host.proc {
+		return false
+	}
+	e := fstatfs(n.fd, &t.statfs)
+	return e != 0 || t.statfs.Type == unix.PROC_SUPER_MAGIC
 }
 
 // openNode makes a handle of a regular file or a directory.
-func (fs *FS) openNode(t *thread, n *node, flags int, out *fuse.Opened) syscall.Errno {
-	fd, e := fs.reopen(t, n.fd, flags)
+func (fs *FS) openNode(t *thread, n *node, flags int, kill bool, out *fuse.Opened) syscall.Errno {
+	if fs.magic(t, n) {
+		return unix.EACCES
+	}
+	fd, e := fs.reopenKill(t, n.fd, flags, kill)
 	if e != 0 {
 		return e
 	}
 	isDir := n.typ == unix.S_IFDIR
-	h, e := fs.handles.add(n.id, fd, flags, isDir, fs.host.inline)
+	h, e := fs.addHandle(t, n.id, fd, flags, isDir, fs.host.inline)
 	if e != 0 {
 		return e
 	}

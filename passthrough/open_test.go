@@ -173,7 +173,7 @@ func TestH100Policies(t *testing.T) {
 		{"never", fuse.OpenDirectIO, 0, 0, 0},
 		{"metadata", fuse.OpenDirectIO, fuse.OpenCacheDir | fuse.OpenKeepCache, 86400, fuse.DoReaddirplus | fuse.ReaddirplusAuto | fuse.CacheSymlinks},
 		{"auto", 0, 0, 1, fuse.DoReaddirplus | fuse.ReaddirplusAuto},
-		{"always", fuse.OpenKeepCache, fuse.OpenCacheDir | fuse.OpenKeepCache, 86400, fuse.DoReaddirplus | fuse.ReaddirplusAuto | fuse.CacheSymlinks},
+		{"always", fuse.OpenKeepCache, fuse.OpenCacheDir | fuse.OpenKeepCache, 86400, fuse.DoReaddirplus | fuse.ReaddirplusAuto | fuse.CacheSymlinks | fuse.NoOpendirSupport},
 	} {
 		t.Run("H100 "+x.cache, func(t *testing.T) {
 			g := newGuest(t, func(o *Options) fuse.InitFlags {
@@ -194,13 +194,15 @@ func TestH100Policies(t *testing.T) {
 			must(t, err)
 			same(t, "H169 validity", [3]int{int(valid.Seconds()), int(e.EntryValid.Seconds()), int(e.AttrValid.Seconds())}, [3]int{x.valid, x.valid, x.valid})
 			offer, need := g.fs.Offer()
-			same(t, "offer", offer, x.offer)
+			same(t, "offer", offer, x.offer|fuse.HasIoctlDir)
 			same(t, "need", need, 0)
 		})
 	}
 	var c Cache
-	if err := c.UnmarshalText([]byte("none")); err == nil {
-		t.Error("UnmarshalText(none) succeeded; want an error")
+	must(t, c.UnmarshalText([]byte("none"))) // virtiofsd's other name for never
+	same(t, "none", c, CacheNever)
+	if err := c.UnmarshalText([]byte("some")); err == nil {
+		t.Error("UnmarshalText(some) succeeded; want an error")
 	}
 	same(t, "text of an unknown policy", Cache(9).String(), "Cache(9)")
 	if b, err := CacheNever.MarshalText(); err != nil || string(b) != "never" {
@@ -211,7 +213,7 @@ func TestH100Policies(t *testing.T) {
 func TestOffer(t *testing.T) {
 	g := newGuest(t, writeback, func(o *Options) fuse.InitFlags { o.NoReaddirplus = true; return 0 })
 	offer, _ := g.fs.Offer()
-	same(t, "Offer", offer, fuse.Submounts|fuse.WritebackCache)
+	same(t, "Offer", offer, fuse.Submounts|fuse.WritebackCache|fuse.HasIoctlDir)
 }
 
 func TestH101TruncKeepsSuid(t *testing.T) {

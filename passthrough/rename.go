@@ -44,12 +44,18 @@ func (fs *FS) RmDir(c *fuse.Context, parent fuse.NodeID, name []byte) error {
 }
 
 func (fs *FS) remove(c *fuse.Context, parent fuse.NodeID, name []byte, flags int, dots syscall.Errno) error {
-	d, p, e := fs.dir(local(c), parent, name, dots)
+	t := local(c)
+	d, p, e := fs.dir(t, parent, name, dots)
 	if e != 0 {
 		return e
 	}
 	defer fs.nodes.put(d)
-	return fs.errno(unlinkat(d.v.fd, p, flags))
+	n := fs.victim(t, &d.v, p)
+	if e = unlinkat(d.v.fd, p, flags); e == 0 {
+		fs.unnamed(n, &d.v, p)
+	}
+	fs.putNamed(n)
+	return fs.errno(e)
 }
 
 // Rename implements fuse.FileSystem (fs-device.md E.6.7). A flag that is not known is
@@ -77,14 +83,23 @@ func (fs *FS) Rename(c *fuse.Context, parent fuse.NodeID, name []byte, newParent
 		return fs.errno(e)
 	}
 	defer fs.nodes.put(d2)
+	n, n2 := fs.named(t, &d.v, p), fs.victim(t, &d2.v, p2)
+	defer fs.putNamed(n)
+	defer fs.putNamed(n2)
 	if flags&unix.RENAME_WHITEOUT == 0 {
-		return fs.errno(renameat2(d.v.fd, p, d2.v.fd, p2, flags))
+		e = renameat2(d.v.fd, p, d2.v.fd, p2, flags)
+	} else if e = fs.become(t, c, 0); e == 0 { // a whiteout is a new device node, and the caller's (E.4.1)
+		e = renameat2(d.v.fd, p, d2.v.fd, p2, flags)
+		fs.restore(t)
 	}
-	// A whiteout is a new device node, and the caller's (E.4.1).
-	if e = fs.become(t, c, 0); e != 0 {
+	if e != 0 {
 		return fs.errno(e)
 	}
-	e = renameat2(d.v.fd, p, d2.v.fd, p2, flags)
-	fs.restore(t)
-	return fs.errno(e)
+	fs.unnamed(n, &d.v, p)
+	fs.unnamed(n2, &d2.v, p2)
+	fs.renamed(n, &d2.v, p2)
+	if flags&unix.RENAME_EXCHANGE != 0 {
+		fs.renamed(n2, &d.v, p)
+	}
+	return nil
 }

@@ -10,7 +10,8 @@ import (
 // so the garbage collector does not look inside.
 //
 // A slot is free, being filled (between alloc and publish), live, or dying (between
-// kill and the end of the last use).
+// kill and the end of the last use). While it is live, its user may keep a few bits of
+// his own in the state.
 type slab[T any] struct {
 	end    func(*T) // releases what a slot held; called once per slot, without locks
 	chunks [slabChunks]atomic.Pointer[[slabChunk]slot[T]]
@@ -25,7 +26,7 @@ const (
 	slabChunks = 16384
 )
 
-// A slot's state is generation<<32 | live | uses.
+// A slot's state is generation<<32 | live | recent | the user's bits | uses.
 type slot[T any] struct {
 	state atomic.Uint64
 	n     uint32 // own number
@@ -33,8 +34,10 @@ type slot[T any] struct {
 }
 
 const (
-	slotLive = 1 << 31
-	slotUses = slotLive - 1
+	slotLive   = 1 << 31
+	slotRecent = 1 << 30 // found by its id since somebody cleared this bit
+	slotUser   = 1 << 27 // this bit and the next two are the user's
+	slotUses   = slotUser - 1
 )
 
 // alloc returns a free slot and the id that it will have, or nil. Slot 0 is never
@@ -60,8 +63,10 @@ func (s *slab[T]) alloc() (*slot[T], uint64) {
 	return e, uint64(n)
 }
 
-// publish makes a filled slot live.
-func (s *slab[T]) publish(e *slot[T]) { e.state.Store(e.state.Load() | slotLive) }
+// publish makes a filled slot live, with some of the user's bits set.
+func (s *slab[T]) publish(e *slot[T], bits uint64) {
+	e.state.Store(e.state.Load() | slotLive | bits)
+}
 
 // at returns slot n, or nil if there never was one.
 func (s *slab[T]) at(n uint32) *slot[T] {
@@ -86,7 +91,7 @@ func (s *slab[T]) get(id uint64) *slot[T] {
 		if st>>32 != id>>32 || st&slotLive == 0 || st&slotUses == slotUses {
 			return nil
 		}
-		if e.state.CompareAndSwap(st, st+1) {
+		if e.state.CompareAndSwap(st, st+1|slotRecent) {
 			return e
 		}
 	}

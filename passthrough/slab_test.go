@@ -19,7 +19,7 @@ func TestSlabIDs(t *testing.T) {
 		if s.get(id) != nil {
 			t.Fatal("get found a slot that was not published")
 		}
-		s.publish(e)
+		s.publish(e, 0)
 		if len(seen)%3 == 0 {
 			continue // keep it
 		}
@@ -43,7 +43,7 @@ func TestSlabLastGeneration(t *testing.T) {
 	s := slab[int]{end: func(*int) {}}
 	e, _ := s.alloc()
 	e.state.Store((1<<32 - 1) << 32)
-	s.publish(e)
+	s.publish(e, 0)
 	u := s.get((1<<32-1)<<32 | 1)
 	s.kill(u)
 	s.put(u)
@@ -88,7 +88,7 @@ func TestSlabStorm(t *testing.T) {
 				e, id := s.alloc()
 				live.Add(1)
 				e.v.Store(1)
-				s.publish(e)
+				s.publish(e, 0)
 				if old := s.get(k.Swap(id)); old != nil {
 					s.kill(old)
 					s.put(old)

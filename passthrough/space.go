@@ -28,7 +28,7 @@ func (fs *FS) Lseek(_ *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint64
 		return 0, syscall.EBADF
 	}
 	defer fs.handles.put(f)
-	if f.v.dir || off > math.MaxInt64 || whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
+	if f.v.dir || whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
 		return 0, syscall.EINVAL
 	}
 	n, e := call(unix.SYS_LSEEK, uintptr(f.v.fd), uintptr(off), uintptr(whence), 0)

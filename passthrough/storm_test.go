@@ -238,3 +238,13 @@ func BenchmarkCreateUnlink(b *testing.B) {
 		u.fs.Forget(u.c, e.Node, 1)
 	}
 }
+
+func BenchmarkHold(b *testing.B) {
+	g := newGuest(b)
+	g.file("f", "data", 0o644)
+	t, id := local(g.c), g.find("f").Node
+	for b.Loop() {
+		n, _ := g.fs.hold(t, id)
+		g.fs.nodes.put(n)
+	}
+}

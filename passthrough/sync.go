@@ -37,17 +37,26 @@ func (fs *FS) Fsync(_ *fuse.Context, node fuse.NodeID, h fuse.Handle, dataOnly b
 		return syscall.EBADF
 	}
 	defer fs.handles.put(f)
+	return fs.fsync(f.v.fd, dataOnly)
+}
+
+func (fs *FS) fsync(fd int, dataOnly bool) error {
 	nr := uintptr(unix.SYS_FSYNC)
 	if dataOnly {
 		nr = unix.SYS_FDATASYNC
 	}
-	_, e := call(nr, uintptr(f.v.fd), 0, 0, 0)
+	_, e := call(nr, uintptr(fd), 0, 0, 0)
 	return fs.errno(e)
 }
 
 // FsyncDir implements fuse.FileSystem.
 func (fs *FS) FsyncDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, dataOnly bool) error {
-	return fs.Fsync(c, node, h, dataOnly)
+	f, err := fs.dirHandle(c, node, h)
+	if err != nil {
+		return err
+	}
+	defer fs.handles.put(f)
+	return fs.fsync(f.v.fd, dataOnly)
 }
 
 // SyncFS implements fuse.FileSystem. A node that cannot be read is synchronised with

@@ -55,9 +55,14 @@ func openat(dir int, name *byte, flags int, mode uint32) (int, syscall.Errno) {
 
 // statx looks at the object of a descriptor.
 func statx(fd int, st *unix.Statx_t, mask uint32) syscall.Errno {
+	return statxSync(fd, st, mask, 0)
+}
+
+// statxSync is statx with AT_STATX_FORCE_SYNC or AT_STATX_DONT_SYNC.
+func statxSync(fd int, st *unix.Statx_t, mask, sync uint32) syscall.Errno {
 	for {
 		// SAFETY: the empty name ends in NUL; st is a whole struct statx.
-		_, _, e := syscall.Syscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), unix.AT_EMPTY_PATH, uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+		_, _, e := syscall.Syscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), uintptr(unix.AT_EMPTY_PATH|sync), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
 		if e != unix.EINTR {
 			return e
 		}
@@ -255,14 +260,81 @@ func umask(mask uint32) { syscall.RawSyscall(unix.SYS_UMASK, uintptr(mask), 0, 0
 // raise makes one capability of the thread's permitted set effective, besides those
 // that are.
 func raise(capability uint) syscall.Errno {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	// SAFETY: version 3 has two data elements.
-	if _, _, e := syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0); e != 0 {
+	if e := capget(&data); e != 0 {
 		return e
 	}
 	data[capability/32].Effective |= 1 << (capability % 32)
-	// SAFETY: as above.
-	_, _, e := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0)
+	return capset(&data)
+}
+
+// capget and capset read and replace the thread's capabilities.
+
+func capget(data *[2]unix.CapUserData) syscall.Errno {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	// SAFETY: version 3 has two data elements.
+	_, _, e := syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(data)), 0)
 	return e
+}
+
+func capset(data *[2]unix.CapUserData) syscall.Errno {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	// SAFETY: version 3 has two data elements.
+	_, _, e := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(data)), 0)
+	return e
+}
+
+// statxAt looks at a name below a directory, and not behind it. A nil name is the
+// descriptor's own object.
+func statxAt(dir int, name *byte, st *unix.Statx_t, mask uint32) syscall.Errno {
+	if name == nil {
+		return statx(dir, st, mask)
+	}
+	for {
+		// SAFETY: name ends in NUL; st is a whole struct statx.
+		_, _, e := syscall.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(name)), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// nameToHandle stores the file handle of a name below a directory, or of a
+// descriptor's own object if name is nil.
+func nameToHandle(dir int, name *byte, h *fileHandle) syscall.Errno {
+	var mount int32 // the old kind of mount id, of no use here
+	flags := uintptr(0)
+	if name == nil {
+		name, flags = cstring(empty), unix.AT_EMPTY_PATH
+	}
+	for {
+		h.size = uint32(len(h.data))
+		// SAFETY: name ends in NUL; h has the room that its size says.
+		_, _, e := syscall.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(&mount)), flags, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// openByHandle opens the object of a file handle, on the mount of a descriptor.
+func openByHandle(mount int, h *fileHandle, flags int) (int, syscall.Errno) {
+	for {
+		// SAFETY: h is whole.
+		r, _, e := syscall.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mount), uintptr(unsafe.Pointer(h)), uintptr(flags|unix.O_CLOEXEC))
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// text returns the bytes of a name up to its NUL.
+func text(name *byte) []byte {
+	n := 0
+	// SAFETY: names end in NUL.
+	for *(*byte)(unsafe.Add(unsafe.Pointer(name), n)) != 0 {
+		n++
+	}
+	// SAFETY: as above.
+	return unsafe.Slice(name, n)
 }

@@ -19,6 +19,8 @@ const maxName = 4095
 // need, so that no request allocates.
 type thread struct {
 	creds
+	labeller
+	recall
 	name, name2 [maxName + 1]byte // NUL-terminated
 	num         [12]byte          // of a descriptor, NUL-terminated
 	how         unix.OpenHow
@@ -46,11 +48,16 @@ func (fs *FS) AttachThread() (any, error) {
 	if err := t.creds.init(); err != nil {
 		return nil, err
 	}
+	fs.openLabeller(&t.labeller)
 	return t, nil
 }
 
 // DetachThread implements fuse.FileSystem. Nothing outlives the thread.
-func (fs *FS) DetachThread(local any) { local.(*thread).bounce.free() }
+func (fs *FS) DetachThread(local any) {
+	t := local.(*thread)
+	t.labeller.close()
+	t.bounce.free()
+}
 
 // local returns the state of the thread that runs a request.
 func local(c *fuse.Context) *thread { return c.Local.(*thread) }

@@ -24,15 +24,22 @@ func (fs *FS) Write(c *fuse.Context, node fuse.NodeID, h fuse.Handle, src guestm
 	if !c.MayBlock && (f.v.flags&unix.O_DSYNC != 0 || inline(f.v.read.Load()) == inlineNever) {
 		return 0, fuse.ErrWouldBlock
 	}
+	fs.loseCapability(local(c), f.v.fd)
 	// Pages that the guest writes out know their place; writes of a file open for
 	// appending go to the end, wherever that is by now.
 	flags := 0
 	if in.OpenFlags&unix.O_APPEND != 0 && in.Flags&fuse.WriteCache == 0 && !fs.has(fuse.WritebackCache) {
 		flags = unix.RWF_APPEND
 	}
-	done, e := f.v.write(local(c), src, int64(off), flags)
+	t := local(c)
+	fs.killPrivs(t, in.Flags&fuse.WriteKillSuidgid != 0)
+	defer fs.keepPrivs(t)
+	done, e := f.v.write(t, src, int64(off), flags)
 	if e == unix.EOPNOTSUPP && flags != 0 && done == 0 {
-		done, e = fs.appendLocked(local(c), &f.v, src)
+		done, e = fs.appendLocked(t, &f.v, src)
+	}
+	if e == unix.EINVAL && in.Flags&fuse.WriteCache != 0 && f.v.flags&unix.O_DIRECT != 0 {
+		done, e = fs.writeOut(t, &f.v, src, int64(off))
 	}
 	if done > 0 {
 		return done, nil
@@ -55,6 +62,18 @@ func (h *handle) write(t *thread, src guestmem.Vec, off int64, flags int) (done 
 		}
 	}
 	return done, 0
+}
+
+// writeOut stores pages of the guest's cache, the last of which may end anywhere, through
+// a descriptor of its own: the handle's takes only whole blocks (open(2), O_DIRECT).
+func (fs *FS) writeOut(t *thread, h *handle, src guestmem.Vec, off int64) (int, syscall.Errno) {
+	fd, e := fs.reopen(t, h.fd, unix.O_WRONLY)
+	if e != 0 {
+		return 0, e
+	}
+	defer unix.Close(fd)
+	buffered := handle{fd: fd}
+	return buffered.write(t, src, off, 0)
 }
 
 // appendLocked writes at the end of the file for a file system without RWF_APPEND.

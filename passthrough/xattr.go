@@ -34,9 +34,8 @@ func (fs *FS) xattrNode(t *thread, id fuse.NodeID) (*slot[node], *byte, error) {
 	return n, t.link(n.v.fd), nil
 }
 
-// xattrName stores an attribute's name in the thread. A map of names (G.3) would be
-// applied here.
-func (fs *FS) xattrName(t *thread, name []byte) (*byte, syscall.Errno) {
+// xattrName stores what an attribute of the guest is called on the host in the thread.
+func (fs *FS) xattrName(t *thread, name []byte, use xattrUse) (*byte, syscall.Errno) {
 	switch {
 	case len(name) == 0 || len(name) > maxXattrName:
 		return nil, unix.ERANGE
@@ -45,8 +44,13 @@ func (fs *FS) xattrName(t *thread, name []byte) (*byte, syscall.Errno) {
 	case fs.hidden(name):
 		return nil, unix.EOPNOTSUPP
 	}
-	t.name[copy(t.name[:], name)] = 0
-	return &t.name[0], 0
+	if fs.opt.XattrMap == nil {
+		t.name[copy(t.name[:], name)] = 0
+		return &t.name[0], 0
+	}
+	n, e := fs.opt.XattrMap.host(&t.name, name, use)
+	t.name[n] = 0
+	return &t.name[0], e
 }
 
 // hidden reports whether an attribute does not exist for the guest: ACLs that it
@@ -63,7 +67,7 @@ func (fs *FS) GetXattr(c *fuse.Context, node fuse.NodeID, name, dst []byte) (int
 		return 0, err
 	}
 	defer fs.nodes.put(n)
-	p, e := fs.xattrName(t, name)
+	p, e := fs.xattrName(t, name, xattrGet)
 	if e != 0 {
 		return 0, e
 	}
@@ -96,8 +100,12 @@ func (fs *FS) ListXattr(c *fuse.Context, node fuse.NodeID, dst []byte) (int, err
 		if i < 0 {
 			break
 		}
-		if i > 0 && !fs.hidden(rest[:i]) {
-			kept = append(kept, rest[:i+1]...) // moves towards the front of the same buffer
+		name := rest[:i]
+		if fs.opt.XattrMap != nil {
+			name = fs.opt.XattrMap.guest(name)
+		}
+		if len(name) > 0 && !fs.hidden(name) {
+			kept = append(append(kept, name...), 0) // moves towards the front of the same buffer
 		}
 		rest = rest[i+1:]
 	}
@@ -119,7 +127,7 @@ func (fs *FS) SetXattr(c *fuse.Context, node fuse.NodeID, name, value []byte, fl
 		return err
 	}
 	defer fs.nodes.put(n)
-	p, e := fs.xattrName(t, name)
+	p, e := fs.xattrName(t, name, xattrSet)
 	if e != 0 {
 		return e
 	}
@@ -148,7 +156,7 @@ func (fs *FS) RemoveXattr(c *fuse.Context, node fuse.NodeID, name []byte) error 
 		return err
 	}
 	defer fs.nodes.put(n)
-	p, e := fs.xattrName(t, name)
+	p, e := fs.xattrName(t, name, xattrRemove)
 	if e != 0 {
 		return e
 	}

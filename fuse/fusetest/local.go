@@ -3,7 +3,6 @@ package fusetest
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"runtime"
 	"testing"
@@ -45,13 +44,18 @@ func (l *Local) Client() *Client { return NewClient(l.Transport) }
 // bytes stored outside the reply.
 func (l *Local) Transport(in []byte, outSize int) ([]byte, error) {
 	request, reply := NewScattered(in, l.Cut), NewReply(outSize, l.Cut)
-	r := fuse.Request{In: request.Vec, Out: reply.Vec}
-	used, done := l.ring.serve(&r, false)
-	if !done {
-		used, done = l.worker.serve(&r, true)
+	woken := make(chan struct{})
+	r := fuse.Request{In: request.Vec, Out: reply.Vec, Wake: func() { close(woken) }}
+	used, out := l.ring.serve(&r, false)
+	switch out {
+	case fuse.Blocks:
+		used, out = l.worker.serve(&r, true)
+	case fuse.Parked:
+		<-woken
+		used, out = l.ring.serve(&r, false)
 	}
-	if !done {
-		return nil, errors.New("Serve(mayBlock) = not done")
+	if out != fuse.Done {
+		return nil, fmt.Errorf("Serve() = outcome %d when the request has to be done", out)
 	}
 	return reply.Reply(used)
 }
@@ -156,7 +160,7 @@ type job struct {
 
 type result struct {
 	used int
-	done bool
+	out  fuse.Outcome
 }
 
 func startThread(s *fuse.Server) (*thread, error) {
@@ -172,18 +176,18 @@ func startThread(s *fuse.Server) (*thread, error) {
 		}
 		defer ft.Close()
 		for j := range t.jobs {
-			used, done := ft.Serve(j.request, j.mayBlock)
-			j.result <- result{used, done}
+			used, out := ft.Serve(j.request, j.mayBlock)
+			j.result <- result{used, out}
 		}
 	}()
 	return t, <-ready
 }
 
-func (t *thread) serve(r *fuse.Request, mayBlock bool) (used int, done bool) {
+func (t *thread) serve(r *fuse.Request, mayBlock bool) (used int, out fuse.Outcome) {
 	j := job{r, mayBlock, make(chan result)}
 	t.jobs <- j
 	res := <-j.result
-	return res.used, res.done
+	return res.used, res.out
 }
 
 func (t *thread) stop() {

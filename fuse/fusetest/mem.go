@@ -26,6 +26,8 @@ type Mem struct {
 	lastFH  fuse.Handle
 	lastIno uint64
 	root    *memNode
+	locks   []memLock
+	waits   []memLock // in order of arrival
 }
 
 type memNode struct {
@@ -57,7 +59,7 @@ var _ fuse.FileSystem = (*Mem)(nil)
 
 // NewMem returns a file system with an empty root directory.
 func NewMem() *Mem {
-	m := &Mem{Want: fuse.DoReaddirplus | fuse.ReaddirplusAuto}
+	m := &Mem{Want: fuse.DoReaddirplus | fuse.ReaddirplusAuto | fuse.PosixLocks | fuse.FlockLocks}
 	m.root = m.make(syscall.S_IFDIR|0o755, &fuse.Context{})
 	m.forgetAll()
 	return m
@@ -90,6 +92,8 @@ func (m *Mem) forgetAll() {
 	m.root.id = fuse.RootID
 	m.nodes = map[fuse.NodeID]*memNode{fuse.RootID: m.root}
 	m.handles = map[fuse.Handle]memHandle{}
+	m.locks = nil
+	m.endWaits(syscall.ENOLCK, func(memLock) bool { return true })
 	m.lastID = max(m.lastID, fuse.RootID)
 }
 

@@ -1,7 +1,9 @@
 package fusetest
 
 import (
+	"slices"
 	"syscall"
+	"time"
 
 	"vfiofs/fuse"
 )
@@ -484,4 +486,37 @@ func (m *Mem) RemoveXattr(_ *fuse.Context, id fuse.NodeID, name []byte) error {
 	}
 	delete(n.xattrs, string(name))
 	return nil
+}
+
+// Statx returns the attributes of a node; the birth time is unknown.
+func (m *Mem) Statx(c *fuse.Context, id fuse.NodeID, h fuse.Handle, _, _ uint32, out *fuse.Statx) (time.Duration, error) {
+	const basic = 0x7ff // STATX_BASIC_STATS
+	var a fuse.Attr
+	valid, err := m.GetAttr(c, id, h, &a)
+	*out = fuse.Statx{
+		Mask: basic, Ino: a.Ino, Size: a.Size, Blocks: a.Blocks, Mode: uint16(a.Mode), Nlink: a.Nlink,
+		UID: a.UID, GID: a.GID, Blksize: a.Blksize,
+		Atime: fuse.StatxTime{Sec: a.Atime, Nsec: a.AtimeNsec},
+		Mtime: fuse.StatxTime{Sec: a.Mtime, Nsec: a.MtimeNsec},
+		Ctime: fuse.StatxTime{Sec: a.Ctime, Nsec: a.CtimeNsec},
+	}
+	return valid, err
+}
+
+// Ioctl knows one command, whose number is 1: it reverses its data.
+func (m *Mem) Ioctl(_ *fuse.Context, id fuse.NodeID, h fuse.Handle, cmd uint32, in, out []byte) (result, n int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.handle(id, h); err != nil {
+		return 0, 0, err
+	}
+	if cmd != 1 {
+		return 0, 0, syscall.ENOTTY
+	}
+	if len(in) == 0 {
+		return -int(syscall.ENODATA), 0, nil
+	}
+	n = copy(out, in)
+	slices.Reverse(out[:n])
+	return n, n, nil
 }

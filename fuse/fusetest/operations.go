@@ -2,6 +2,7 @@ package fusetest
 
 import (
 	"fmt"
+	"syscall"
 
 	"vfiofs/fuse"
 )
@@ -251,4 +252,65 @@ func (c *Client) ListXattrSize(node fuse.NodeID) (int, error) {
 // RemoveXattr sends REMOVEXATTR.
 func (c *Client) RemoveXattr(node fuse.NodeID, name string) error {
 	return c.call(fuse.OpRemoveXattr, node, nil, name)
+}
+
+// GetLock sends GETLK for a lock that the owner in lk would like to set, and returns
+// what is in the way.
+func (c *Client) GetLock(node fuse.NodeID, h fuse.Handle, lk fuse.Lock) (fuse.LkOut, error) {
+	var out fuse.LkOut
+	err := c.call(fuse.OpGetLk, node, &out, lkIn(h, lk))
+	return out, err
+}
+
+// SetLock sends SETLK, or SETLKW with wait.
+func (c *Client) SetLock(node fuse.NodeID, h fuse.Handle, lk fuse.Lock, wait bool) error {
+	op := fuse.OpSetLk
+	if wait {
+		op = fuse.OpSetLkW
+	}
+	return c.call(op, node, nil, lkIn(h, lk))
+}
+
+func lkIn(h fuse.Handle, lk fuse.Lock) fuse.LkIn {
+	in := fuse.LkIn{Handle: h, Owner: lk.Owner, Start: lk.Start, End: lk.End, Type: lk.Type, PID: lk.PID}
+	if lk.Flock {
+		in.Flags = fuse.LkFlock
+	}
+	return in
+}
+
+// FlushOwner sends FLUSH as a process does that closes the file and may have locks.
+func (c *Client) FlushOwner(node fuse.NodeID, h fuse.Handle, owner uint64) error {
+	return c.call(fuse.OpFlush, node, nil, fuse.FlushIn{Handle: h, LockOwner: owner})
+}
+
+// Interrupt sends INTERRUPT for the request of that unique.
+func (c *Client) Interrupt(unique uint64) error {
+	return c.send(fuse.OpInterrupt, 0, fuse.InterruptIn{Unique: unique})
+}
+
+// Statx sends STATX, with a handle unless h is 0.
+func (c *Client) Statx(node fuse.NodeID, h fuse.Handle, mask uint32) (fuse.StatxOut, error) {
+	in := fuse.StatxIn{Handle: h, Mask: mask}
+	if h != 0 {
+		in.Flags = fuse.GetAttrHandle
+	}
+	var out fuse.StatxOut
+	err := c.call(fuse.OpStatx, node, &out, in)
+	return out, err
+}
+
+// Ioctl sends IOCTL with room for size bytes of data in the reply. The error is the
+// result of the command if the server carried it out.
+func (c *Client) Ioctl(node fuse.NodeID, h fuse.Handle, cmd uint32, data []byte, size int) ([]byte, error) {
+	in := fuse.IoctlIn{Handle: h, Cmd: cmd, InSize: uint32(len(data)), OutSize: uint32(size)}
+	payload, err := c.Call(fuse.OpIoctl, node, 16+size, in, data)
+	if err != nil {
+		return nil, err
+	}
+	var out fuse.IoctlOut
+	if payload, err = Unpack(payload, &out); err == nil && out.Result < 0 {
+		err = syscall.Errno(-out.Result)
+	}
+	return payload, err
 }

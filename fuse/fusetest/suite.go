@@ -55,6 +55,10 @@ func Run(t *testing.T, newClient func(t *testing.T) *Client) {
 		{"copy a range", (*suite).copyRange},
 		{"temporary file", (*suite).tmpFile},
 		{"extended attributes", (*suite).xattrs},
+		{"statx", (*suite).statx},
+		{"ioctl", (*suite).ioctl},
+		{"posix locks", (*suite).posixLocks},
+		{"flock", (*suite).flock},
 		{"unknown nodes", (*suite).unknownNodes},
 		{"destroy and init again", (*suite).reinit},
 	} {

@@ -276,3 +276,47 @@ func (s *suite) reinit() {
 	s.check(err, 0, "Init() after Destroy()")
 	s.exists("f", true)
 }
+
+// Bits of statx(2).
+const (
+	statxBasic = 0x7ff
+	statxBtime = 0x800
+)
+
+func (s *suite) statx() {
+	f := s.create("f", "abc")
+	a, err := s.c.GetAttr(f.Entry.Node, 0)
+	s.check(err, 0, "GetAttr()")
+	for _, h := range []fuse.Handle{0, f.Open.Handle} {
+		got, err := s.c.Statx(f.Entry.Node, h, statxBasic|statxBtime)
+		s.optional(err, "STATX")
+		x := got.Statx
+		equal(s, "basic mask", x.Mask&statxBasic, statxBasic)
+		equal(s, "bits that nobody asked for", x.Mask&^(statxBasic|statxBtime), 0)
+		equal(s, "mode", uint32(x.Mode), a.Attr.Mode)
+		equal(s, "size", x.Size, 3)
+		equal(s, "inode", x.Ino, a.Attr.Ino)
+		equal(s, "nlink", x.Nlink, 1)
+		equal(s, "owner", [2]uint32{x.UID, x.GID}, [2]uint32{a.Attr.UID, a.Attr.GID})
+		equal(s, "mtime", x.Mtime.Sec, a.Attr.Mtime)
+		equal(s, "validity", [2]uint64{got.Valid, uint64(got.ValidNsec)}, [2]uint64{a.Valid, uint64(a.ValidNsec)})
+	}
+	_, err = s.c.Statx(f.Entry.Node, 1<<60, statxBasic)
+	s.check(err, syscall.EBADF, "Statx(unknown handle)")
+	_, err = s.c.Statx(1<<40, 0, statxBasic)
+	s.check(err, syscall.EBADF, "Statx(unknown node)")
+	s.check(s.c.Unlink(root, "f"), 0, "Unlink()") // H115
+	got, err := s.c.Statx(f.Entry.Node, 0, statxBasic)
+	s.check(err, 0, "Statx(unlinked)")
+	equal(s, "nlink when unlinked", got.Statx.Nlink, 0)
+}
+
+func (s *suite) ioctl() {
+	f, g := s.create("f", ""), s.create("g", "")
+	_, err := s.c.Ioctl(f.Entry.Node, f.Open.Handle, 0x5401, nil, 64) // TCGETS
+	s.check(err, syscall.ENOTTY, "Ioctl(TCGETS)")
+	_, err = s.c.Ioctl(f.Entry.Node, g.Open.Handle, 0x5401, nil, 64)
+	s.check(err, syscall.EBADF, "Ioctl(handle of another node)")
+	_, err = s.c.Ioctl(f.Entry.Node, 0, 0x5401, nil, 64)
+	s.check(err, syscall.EBADF, "Ioctl(no handle)")
+}

@@ -11,7 +11,8 @@
 //
 // One locked OS thread per request ring (a loop) runs requests inline and in
 // order of arrival. What would wait for a disk leaves for a worker and comes back
-// through the loop, which alone touches the ring. serve.go tells the life of one
+// through the loop, which alone touches the ring. What waits for a lock is parked: it
+// has no thread at all until the file system wakes it. serve.go tells the life of one
 // request.
 //
 // Ownership: a ring, its memory and its bells are lent by the transport from
@@ -29,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"vfiofs/fuse"
 	"vfiofs/virtio"
@@ -52,6 +54,9 @@ type Options struct {
 	// Workers is the number of threads for operations that may block, at least 1.
 	// They start when first needed.
 	Workers int
+	// Poll is how long a ring's thread may look for requests before it sleeps, see
+	// poll.go; 0 means never. DefaultPoll is a good value.
+	Poll time.Duration
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -109,7 +114,7 @@ func New(server *fuse.Server, opt Options) (*Device, error) {
 		binary.LittleEndian.PutUint32(d.config[MaxTag:], uint32(opt.RequestQueues))
 	}
 	for i := range opt.RequestQueues {
-		l, err := newLoop(i, server, d.pool, log)
+		l, err := newLoop(i, server, d.pool, opt.Poll, log)
 		if err != nil {
 			d.Close()
 			return nil, err

@@ -35,6 +35,7 @@ const patience = 10 * time.Second
 // Where a guest keeps things in its memory.
 const (
 	ringSpace = 0x10_000 // bytes per ring, from address 0
+	bigSpace  = 0x70_000 // the same for rings of more than 1024 entries, four at most
 	dataAt    = 0x20_0000
 	slot      = 0x40_0000 // bytes per request: half to read, half to write
 	slots     = 12
@@ -54,6 +55,8 @@ type guest struct {
 type guestOptions struct {
 	queues, workers, size int
 	features              virtio.Features
+	poll                  time.Duration
+	exact                 bool // size is not raised to what tests need
 	log                   *slog.Logger
 }
 
@@ -67,7 +70,7 @@ func newGuest(t testing.TB, fs fuse.FileSystem, o guestOptions) *guest {
 	}
 	server := fuse.NewServer(fs, fuse.Options{Log: o.log})
 	dev, err := virtiofs.New(server, virtiofs.Options{
-		Tag: "test", RequestQueues: max(o.queues, 1), Workers: max(o.workers, 2), Log: o.log,
+		Tag: "test", RequestQueues: max(o.queues, 1), Workers: max(o.workers, 2), Poll: o.poll, Log: o.log,
 	})
 	check(t, err)
 	t.Cleanup(dev.Close)
@@ -90,8 +93,16 @@ func newGuest(t testing.TB, fs fuse.FileSystem, o guestOptions) *guest {
 	check(t, err)
 	t.Cleanup(func() { g.mem.Close() })
 	check(t, g.front.Share(g.mem))
+	space := ringSpace
+	if o.size > 1024 {
+		space = bigSpace
+	}
 	for i := range dev.Queues() {
-		r, err := g.front.NewRing(g.mem, i*ringSpace, i, max(o.size, 128))
+		size := max(o.size, 128)
+		if o.exact {
+			size = o.size
+		}
+		r, err := g.front.NewRing(g.mem, i*space, i, size)
 		check(t, err)
 		t.Cleanup(func() { r.Close() })
 		check(t, g.front.StartRing(r, 0))
@@ -104,7 +115,9 @@ func newGuest(t testing.TB, fs fuse.FileSystem, o guestOptions) *guest {
 func newShare(t testing.TB, o guestOptions) (g *guest, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	fs, err := passthrough.New(passthrough.Options{SharedDir: dir, XAttr: true, AnnounceSubmounts: true, Log: o.log})
+	fs, err := passthrough.New(passthrough.Options{
+		SharedDir: dir, XAttr: true, AnnounceSubmounts: true, PosixLocks: true, Flock: true, Log: o.log,
+	})
 	check(t, err)
 	t.Cleanup(func() { fs.Close() })
 	return newGuest(t, fs, o), dir

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ type loop struct {
 	commands []func()
 	finished []*request
 	noticed  atomic.Bool // commands or finished is not empty
+	asleep   atomic.Bool // the thread sleeps, or is about to: wake it by wake
 
 	// These are of the goroutine that calls start and stop.
 	live []int         // rings that were started and not stopped
@@ -43,11 +45,14 @@ type loop struct {
 	free   []*request
 	taken  []*request // storage that is swapped with finished
 	away   int        // requests of all rings that are with workers
+	parked []*request // those that wait for a lock
+	poll   poller
+	made   time.Time // see now
 	events [4]unix.EpollEvent
 }
 
-func newLoop(index int, server *fuse.Server, pool *pool, log *slog.Logger) (*loop, error) {
-	l := &loop{index: index, server: server, pool: pool, log: log, spare: new(request)}
+func newLoop(index int, server *fuse.Server, pool *pool, poll time.Duration, log *slog.Logger) (*loop, error) {
+	l := &loop{index: index, server: server, pool: pool, log: log, spare: new(request), poll: newPoller(poll), made: time.Now()}
 	var err error
 	if l.wake, err = fd.NewEvent("loop wake-up"); err != nil {
 		return nil, err
@@ -112,6 +117,7 @@ func (l *loop) stop(n int) {
 	l.do(func() {
 		i := slices.IndexFunc(l.rings, func(r *ring) bool { return r.n == n })
 		l.rings[i].stopped = stopped
+		l.cancel(l.rings[i])
 	})
 	<-stopped
 	l.live = slices.Delete(l.live, i, i+1)
@@ -135,17 +141,25 @@ func (l *loop) do(f func()) {
 	l.commands = append(l.commands, func() { f(); close(called) })
 	l.noticed.Store(true)
 	l.mu.Unlock()
-	l.wake.Signal()
+	l.rouse()
 	<-called
 }
 
-// finish takes a served request back from a worker.
+// finish takes a request back: a worker has served it, or its wait is over.
 func (l *loop) finish(req *request) {
 	l.mu.Lock()
 	l.finished = append(l.finished, req)
 	l.noticed.Store(true)
 	l.mu.Unlock()
-	l.wake.Signal()
+	l.rouse()
+}
+
+// rouse wakes the thread if it sleeps. Whoever has set noticed calls it: either the
+// thread sees that before it sleeps, or we see that it is asleep.
+func (l *loop) rouse() {
+	if l.asleep.Load() {
+		l.wake.Signal()
+	}
 }
 
 // run is the thread. What requests did to its OS thread (credentials, umask) ends
@@ -172,9 +186,14 @@ func (l *loop) run(ready chan<- error, done chan<- struct{}) {
 				busy = true
 			}
 		}
-		if !busy && !l.quit && !l.arm() {
+		if busy || l.quit || l.look() {
+			continue
+		}
+		l.asleep.Store(true)
+		if !l.arm() {
 			l.sleep()
 		}
+		l.asleep.Store(false)
 	}
 }
 
@@ -252,5 +271,8 @@ func (l *loop) armRing(r *ring) bool {
 func (l *loop) sleep() {
 	if _, err := unix.EpollWait(l.epoll.Int(), l.events[:], -1); err != nil && err != unix.EINTR {
 		l.log.Error("cannot wait for kicks", "loop", l.index, "err", err)
+	}
+	if l.poll.limit > 0 {
+		l.poll.woke(l.now())
 	}
 }

@@ -7,7 +7,10 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"vfiofs/fuse"
+	"vfiofs/internal/fd"
 )
 
 // A job is one request on its way through the workers, and the loop it belongs to.
@@ -17,15 +20,30 @@ type job struct {
 }
 
 // A pool is the threads on which operations may block, shared by all loops.
+//
+// Jobs wait in a queue with a lock and not in a channel: between threads that are locked
+// to their goroutines, a channel goes through Go's scheduler twice, and takes several
+// times as long as to wake a thread. The eventfd is a semaphore; it counts the workers
+// that are to wake up.
 type pool struct {
 	log  *slog.Logger
-	jobs chan job
+	wake *fd.FD
 	wg   sync.WaitGroup
+
+	mu     sync.Mutex
+	jobs   []job // those from first on wait
+	first  int
+	asleep int // workers that wait for wake, or will in a moment, and were not woken yet
+	ended  bool
 }
 
 // newPool starts n workers.
 func newPool(server *fuse.Server, n int, log *slog.Logger) (*pool, error) {
-	p := &pool{log: log, jobs: make(chan job, MaxRequestQueues*maxHandedOver)}
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_SEMAPHORE)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd of the workers: %w", err)
+	}
+	p := &pool{log: log, wake: fd.New(event, "workers' wake-up")}
 	for range n {
 		ready := make(chan error)
 		p.wg.Add(1)
@@ -38,14 +56,61 @@ func newPool(server *fuse.Server, n int, log *slog.Logger) (*pool, error) {
 	return p, nil
 }
 
-// submit queues j. It does not block: all loops together never have more jobs than
-// the channel holds.
-func (p *pool) submit(j job) { p.jobs <- j }
+// submit queues j. It does not block; loops bound what they have handed over.
+func (p *pool) submit(j job) {
+	p.mu.Lock()
+	if len(p.jobs) == cap(p.jobs) && p.first > len(p.jobs)/2 { // use the room of those that were taken
+		p.jobs, p.first = p.jobs[:copy(p.jobs, p.jobs[p.first:])], 0
+	}
+	p.jobs = append(p.jobs, j)
+	wake := p.asleep > 0
+	if wake {
+		p.asleep--
+	}
+	p.mu.Unlock()
+	if wake {
+		p.wake.Signal()
+	}
+}
+
+// next waits for a job; ok is false when there will be none.
+func (p *pool) next() (j job, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.first == len(p.jobs) {
+		if p.ended {
+			return job{}, false
+		}
+		p.asleep++
+		p.mu.Unlock()
+		p.sleep()
+		p.mu.Lock()
+	}
+	j = p.jobs[p.first]
+	p.first++
+	return j, true
+}
+
+// sleep waits until this worker, or another in its place, is woken.
+func (p *pool) sleep() {
+	var b [8]byte
+	for {
+		if _, err := unix.Read(p.wake.Int(), b[:]); err != unix.EINTR {
+			return
+		}
+	}
+}
 
 // close ends the workers. No loop may submit any more.
 func (p *pool) close() {
-	close(p.jobs)
+	p.mu.Lock()
+	p.ended = true
+	for ; p.asleep > 0; p.asleep-- {
+		p.wake.Signal()
+	}
+	p.mu.Unlock()
 	p.wg.Wait()
+	p.wake.Close()
 }
 
 // work is one worker: a locked thread, because requests may change its credentials.
@@ -59,7 +124,11 @@ func (p *pool) work(server *fuse.Server, ready chan<- error) {
 		return
 	}
 	defer thread.Close()
-	for j := range p.jobs {
+	for {
+		j, ok := p.next()
+		if !ok {
+			return
+		}
 		p.serve(thread, j)
 		j.loop.finish(j.req)
 	}
@@ -74,5 +143,6 @@ func (p *pool) serve(thread *fuse.Thread, j job) {
 			p.log.Error("request was lost", "panic", e, "stack", string(debug.Stack()))
 		}
 	}()
+	j.req.Wake = nil // nothing is parked from here: SETLKW has been served by the loop
 	j.req.used, _ = thread.Serve(&j.req.Request, true)
 }

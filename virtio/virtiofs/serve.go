@@ -11,6 +11,8 @@ package virtiofs
 //	             writes the reply
 //	4. hand over an operation that may block goes to a worker (pool.go), which serves it
 //	             and leaves it in loop.finished
+//	   park      an operation that waits for a lock stays with the loop (park.go) until
+//	             the file system leaves it in loop.finished; then it is served again
 //	5. complete  virtq.Done publishes the used element at once
 //	6. signal    the driver is called once per batch, if it wants to be
 //
@@ -47,6 +49,11 @@ type request struct {
 	chain virtq.Chain
 	ring  *ring
 	used  int // bytes of the reply
+
+	wake   func() // see park.go
+	parked bool   // waits for a lock, in the loop's list of those
+	woken  bool   // waited, and is to be served again
+	at     int    // where in that list
 }
 
 // A ring is one virtqueue in a loop's care. Everything but the loop's thread keeps
@@ -55,9 +62,10 @@ type ring struct {
 	virtio.Ring
 	n           int
 	served      uint64        // requests taken
-	away        int           // requests that are with workers
+	away        int           // requests that are with workers or parked
+	parked      int           // of them, those that wait for a lock
 	unsignalled int           // completions since the driver was last asked whether it wants a call
-	since       time.Time     // when the first of them happened
+	since       time.Duration // when the first of them was seen to wait for others
 	stopped     chan struct{} // not nil: being stopped; closed once nothing is left
 	broken      bool          // not to be touched any more
 }
@@ -83,15 +91,20 @@ func (l *loop) drain(r *ring) (busy bool) {
 		r.served++
 		req.ring = r
 		req.In, req.Out, req.Bad = req.chain.Read, req.chain.Write, req.chain.Err
-		used, done := l.thread.Serve(&req.Request, false)
-		if !done {
+		req.Wake = l.wakeFor(req)
+		used, out := l.thread.Serve(&req.Request, false)
+		switch out {
+		case fuse.Blocks:
 			l.signal(r)
 			l.handOver(req)
+			continue
+		case fuse.Parked:
+			l.park(req)
 			continue
 		}
 		req.used = used
 		l.complete(req)
-		if r.unsignalled >= signalAfter || time.Since(r.since) > signalWithin {
+		if l.due(r) {
 			l.signal(r)
 		}
 	}
@@ -99,34 +112,68 @@ func (l *loop) drain(r *ring) (busy bool) {
 	return busy
 }
 
-// handOver gives req to the workers and finds the loop another request to fill.
+// due reports whether the completions of r have waited long enough for others to share
+// their call. If no request is left they don't wait, and drain is about to signal: then
+// the clock, which costs more than all else here, isn't looked at.
+func (l *loop) due(r *ring) bool {
+	switch {
+	case r.unsignalled >= signalAfter:
+		return true
+	case !r.Queue.Pending():
+		return false
+	}
+	now := l.now()
+	if r.unsignalled == 1 {
+		r.since = now
+	}
+	return now-r.since > signalWithin
+}
+
+// handOver gives req to the workers.
 func (l *loop) handOver(req *request) {
-	req.ring.away++
 	l.away++
+	l.part(req)
+	l.pool.submit(job{req, l})
+}
+
+// part counts req, which is spare no longer, as away, and finds the loop another
+// request to fill.
+func (l *loop) part(req *request) {
+	req.ring.away++
 	if n := len(l.free); n > 0 {
 		l.spare, l.free = l.free[n-1], l.free[:n-1]
 	} else {
 		l.spare = new(request)
 	}
-	l.pool.submit(job{req, l})
 }
 
-// takeBack completes the requests that workers have finished.
+// takeBack completes the requests that workers have finished, and those whose wait is
+// over.
 func (l *loop) takeBack(finished []*request) {
 	for _, req := range finished {
 		r := req.ring
 		r.away--
-		l.away--
+		if req.parked {
+			l.unpark(req)
+		} else {
+			l.away--
+		}
 		if !r.broken {
 			l.completeAway(req)
 		}
-		req.ring = nil
-		l.free = append(l.free, req)
+		req.Reset()
+		req.ring, req.woken = nil, false
+		if len(l.free) < maxHandedOver {
+			l.free = append(l.free, req)
+		}
 	}
 }
 
 func (l *loop) completeAway(req *request) {
 	defer l.contain(req.ring)
+	if req.woken {
+		req.used, _ = l.thread.Serve(&req.Request, false)
+	}
 	l.complete(req)
 	l.signal(req.ring)
 }
@@ -137,9 +184,6 @@ func (l *loop) complete(req *request) {
 	// An error reply is 16 bytes long, but payload may have been written before.
 	req.chain.Dirty = req.used <= errorReply
 	r.Queue.Done(&req.chain, req.used)
-	if r.unsignalled == 0 {
-		r.since = time.Now()
-	}
 	r.unsignalled++
 }
 

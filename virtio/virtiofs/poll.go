@@ -1,0 +1,152 @@
+package virtiofs
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// To be woken costs 10 to 40 µs, more than most requests take. So a loop that ran out of
+// work looks at its rings for a while before it sleeps, if that has been worth it:
+//
+//	work done ──► look (window) ──found──► serve        window doubles
+//	                  │ in vain
+//	                  ▼
+//	              sleep ──► woken: idle for how long?
+//	                          short: window doubles     long: window halves, to 0
+//
+// Looking never makes sense when the driver shares our processor, or someone else needs
+// it: then the yields in between take long, and looking is put off for a while. So it is
+// after a few looks in vain in a row. A loop without work sleeps after one look, and an
+// idle device uses no processor time.
+
+// DefaultPoll is a good limit for Options.Poll: about what waking a thread costs.
+const DefaultPoll = 50 * time.Microsecond
+
+const (
+	// firstLook is the window that looking begins with, and the least there is.
+	firstLook = 5 * time.Microsecond
+	// looksPerTick is how often a look looks between two looks at the clock.
+	looksPerTick = 8
+	// yieldEvery is how often a look lets others run.
+	yieldEvery = 4 * time.Microsecond
+	// crowded is what a step of a look takes only if somebody else has run meanwhile.
+	crowded = 20 * time.Microsecond
+	// maxMisses is how many looks in a row may be in vain before they are put off.
+	maxMisses = 4
+	// shortPause and longPause bound how long looks are put off. It doubles each time.
+	shortPause = time.Millisecond
+	longPause  = 256 * time.Millisecond
+)
+
+// A poller decides how long a loop looks for work before it sleeps. Times of day are
+// since the loop was made.
+type poller struct {
+	limit  time.Duration // the longest look; 0: never look
+	window time.Duration // the next look; 0: none
+	misses int           // looks in vain since the last success
+	pause  time.Duration // how long looks were put off the last time
+	until  time.Duration // looks are put off until then
+	idle   time.Duration // when work ran out
+}
+
+// newPoller returns a poller that looks no longer than limit. With one processor the
+// driver can't run while we look.
+func newPoller(limit time.Duration) poller {
+	if runtime.NumCPU() == 1 {
+		limit = 0
+	}
+	return poller{limit: limit}
+}
+
+// found learns from a look that was not in vain.
+func (p *poller) found() {
+	p.misses, p.pause = 0, 0
+	p.window = min(2*p.window, p.limit)
+}
+
+// missed learns from a look in vain. Somebody else needed the processor if it was
+// crowded.
+func (p *poller) missed(now time.Duration, crowded bool) {
+	if p.misses++; p.misses < maxMisses && !crowded {
+		return
+	}
+	p.pause = min(max(2*p.pause, shortPause), longPause)
+	p.until = now + p.pause
+	p.window = 0
+}
+
+// woke learns from how long the loop was idle, looking and sleeping. Waking up is part
+// of that, which is why twice the limit is still short.
+func (p *poller) woke(now time.Duration) {
+	switch idle := now - p.idle; {
+	case now < p.until:
+	case idle <= 2*p.limit:
+		p.window = min(max(2*p.window, firstLook), p.limit)
+	default:
+		if p.window /= 2; p.window < firstLook {
+			p.window = 0
+		}
+	}
+}
+
+// now returns the time since the loop was made. It is half as dear as time.Now.
+func (l *loop) now() time.Duration { return time.Since(l.made) }
+
+// look waits a little for something to do, without asking for kicks, and reports whether
+// there is.
+func (l *loop) look() (found bool) {
+	p := &l.poll
+	if p.limit == 0 {
+		return false
+	}
+	p.idle = l.now()
+	if p.window == 0 {
+		return false
+	}
+	for now, yield := p.idle, p.idle+yieldEvery; ; {
+		for range looksPerTick {
+			if l.pending() {
+				p.found()
+				return true
+			}
+		}
+		last := now
+		if now = l.now(); now > yield {
+			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			now = l.now()
+			yield = now + yieldEvery
+		}
+		switch {
+		case now-last > crowded:
+			p.missed(now, true)
+			return l.pending()
+		case now-p.idle > p.window:
+			p.missed(now, false)
+			return false
+		}
+	}
+}
+
+// pending reports whether there is something to do.
+func (l *loop) pending() bool {
+	if l.noticed.Load() {
+		return true
+	}
+	if l.away >= maxHandedOver {
+		return false
+	}
+	for _, r := range l.rings {
+		if r.ready() && l.ringPending(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// ringPending reports whether requests wait on r.
+func (l *loop) ringPending(r *ring) bool {
+	defer l.contain(r)
+	return r.Queue.Pending()
+}
