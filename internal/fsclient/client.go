@@ -96,13 +96,21 @@ type Client struct {
 	tag      string
 }
 
-// Dial connects to the backend that listens at path.
+// Dial connects to the backend that listens at path. ctx ends the attempt, and nothing
+// once Dial has returned.
 func Dial(ctx context.Context, path string, o Options) (*Client, error) {
 	conn, err := unixsock.Dial(ctx, path)
 	if err != nil {
 		return nil, err
 	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	c, err := Connect(conn, o)
+	if !stop() {
+		if err == nil {
+			c.Close()
+		}
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("set up the backend at %s: %w", path, err)
 	}

@@ -196,7 +196,7 @@ func TestNoAllocation(t *testing.T) {
 	r, s := c.Ring(1), c.Slots()[0]
 	n := testing.AllocsPerRun(100, func() {
 		fill(s, 7)
-		r.Submit(s, 40, len(s.Out))
+		r.Submit(s, 40, fsclient.OutHead)
 		check(t, r.Publish())
 		check(t, r.Wait(patience))
 		if _, _, ok := r.Reap(); !ok {
@@ -224,5 +224,17 @@ func TestDial(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none")
 	if _, err := fsclient.Dial(t.Context(), path, fsclient.Options{}); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("Dial() without a backend = %v; want an error that names %s", err, path)
+	}
+}
+
+func TestDialIsEnded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path) // and nobody accepts
+	check(t, err)
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := fsclient.Dial(ctx, path, fsclient.Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Dial() = %v; want %v", err, context.Canceled)
 	}
 }

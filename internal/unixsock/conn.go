@@ -28,8 +28,8 @@ func Pair() (a, b *net.UnixConn, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket pair: %w", err)
 	}
-	a, err = connOf(n[0])
-	b, err2 := connOf(n[1])
+	a, err = Conn(n[0])
+	b, err2 := Conn(n[1])
 	if err := errors.Join(err, err2); err != nil {
 		for _, c := range []*net.UnixConn{a, b} {
 			if c != nil {
@@ -41,8 +41,8 @@ func Pair() (a, b *net.UnixConn, err error) {
 	return a, b, nil
 }
 
-// connOf makes a connection of a connected unix stream socket, which it owns.
-func connOf(n int) (*net.UnixConn, error) {
+// Conn makes a connection of a connected unix stream socket, which it owns.
+func Conn(n int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(n), "socket")
 	defer f.Close()
 	c, err := net.FileConn(f) // of a duplicate
