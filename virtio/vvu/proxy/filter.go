@@ -58,7 +58,7 @@ func (d *Device) parse(m *vhostuser.Message) (r request, err error) {
 		if err := wantFiles(m, 1); err != nil {
 			return r, err
 		}
-		return r, wantEvents(m)
+		return r, d.wantEvents(m)
 	case vhostuser.SetVringKick, vhostuser.SetVringCall, vhostuser.SetVringErr:
 		r.vring, err = d.vringFile(m)
 		return r, err
@@ -87,7 +87,7 @@ func (d *Device) vringFile(m *vhostuser.Message) (f vhostuser.VringFile, err err
 	if int(f.Index) >= d.opt.Queues {
 		return f, refuse(reasonProtocol, m, "ring %d of %d", f.Index, d.opt.Queues)
 	}
-	return f, wantEvents(m)
+	return f, d.wantEvents(m)
 }
 
 // wantFiles reports an error unless m carries n descriptors.
@@ -100,9 +100,13 @@ func wantFiles(m *vhostuser.Message, n int) error {
 
 // wantEvents reports an error unless all descriptors of m are eventfds: no other kind is
 // known not to block those who poll it.
-func wantEvents(m *vhostuser.Message) error {
+func (d *Device) wantEvents(m *vhostuser.Message) error {
 	for _, f := range m.Files {
-		if name := nameOf(f); name != "anon_inode:[eventfd]" {
+		name, err := f.Target(d.opt.Memory.names)
+		if err != nil {
+			return fmt.Errorf("find out what %s is: %w", f, err)
+		}
+		if name != "anon_inode:[eventfd]" {
 			return refuse(reasonProtocol, m, "%s is not an eventfd", name)
 		}
 	}

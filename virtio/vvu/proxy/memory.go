@@ -17,6 +17,7 @@ import (
 // (virtio-vhost-user.md 6.6).
 type Memory struct {
 	file     *fd.FD
+	names    *fd.FD // where descriptors of siblings are looked up, also in a jail
 	path     string
 	size     int64
 	dev, ino uint64
@@ -90,7 +91,7 @@ func (m *Memory) closeUnless(err *error) {
 // maxMemory is the largest memory file: its BAR is a power of two of 2^46 bytes at most.
 const maxMemory = 1 << 46
 
-// check checks the size, and notes what tells the file from others.
+// check checks the size, and notes what tells the file from others, and how.
 func (m *Memory) check() error {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(m.file.Int(), &fs); err != nil {
@@ -104,6 +105,9 @@ func (m *Memory) check() error {
 		return fmt.Errorf("memory file %s: size is %d; want a multiple of %d, up to %d", m.path, m.size, page, int64(maxMemory))
 	}
 	var err error
+	if m.names, err = fd.OpenDir(); err != nil {
+		return fmt.Errorf("open /proc/self/fd: %w (what siblings send is looked up there: mount proc on /proc)", err)
+	}
 	m.dev, m.ino, err = identity(m.file)
 	return err
 }
@@ -114,8 +118,20 @@ func (m *Memory) Size() int64 { return m.size }
 // Path returns where VMMs find the file.
 func (m *Memory) Path() string { return m.path }
 
-// Close closes the file.
-func (m *Memory) Close() error { return m.file.Close() }
+// File returns a duplicate of the file, for a child process.
+func (m *Memory) File() (*os.File, error) {
+	n, err := unix.FcntlInt(uintptr(m.file.Int()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("memory file %s: %w", m.path, err)
+	}
+	return os.NewFile(uintptr(n), m.path), nil
+}
+
+// SetPath changes what Path returns, for a file that came from another process.
+func (m *Memory) SetPath(path string) { m.path = path }
+
+// Close closes the file, when nobody uses it any more.
+func (m *Memory) Close() error { return errors.Join(m.file.Close(), m.names.Close()) }
 
 // holds reports an error unless region r, which came with descriptor f, is a part of the
 // file in whole pages.
@@ -125,7 +141,11 @@ func (m *Memory) holds(r vhostuser.Region, f *fd.FD) error {
 	case err != nil:
 		return err
 	case dev != m.dev || ino != m.ino:
-		return fmt.Errorf("%s is not the memory file", nameOf(f))
+		name, err := f.Target(m.names)
+		if err != nil {
+			name = f.String()
+		}
+		return fmt.Errorf("%s is not the memory file", name)
 	case r.Offset > math.MaxInt64-r.Size || r.Offset+r.Size > uint64(m.size):
 		return fmt.Errorf("it ends at %#x of the memory file, which has %#x bytes", r.Offset+r.Size, m.size)
 	case !aligned(r):
@@ -142,13 +162,4 @@ func identity(f *fd.FD) (dev, ino uint64, err error) {
 		return 0, 0, fmt.Errorf("stat %s: %w", f, err)
 	}
 	return unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino, nil
-}
-
-// nameOf returns what a descriptor leads to: a path, or what the kernel calls it.
-func nameOf(f *fd.FD) string {
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Int()))
-	if err != nil {
-		return f.String()
-	}
-	return name
 }
