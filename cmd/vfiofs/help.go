@@ -30,7 +30,11 @@ Examples:
     vfiofs --vfio 0000:00:07.0 --tag home --shared-dir /srv/home
 
 Durations are written 500ms, 5s, 1m or 24h. The daemon stays in the foreground, logs to standard
-error, and ends with exit code 0 on SIGTERM, SIGINT and SIGHUP.`
+error, and ends with exit code 0 on SIGTERM, SIGINT and SIGHUP.
+
+--help-all lists the rare options, too. Options of serve may also stand in the environment
+(VFIOFS_CACHE=always) and in the file of --config (a line: cache = always). Arguments count more
+than --cfg, that more than the environment, and that more than the file.`
 
 // groups orders the help text.
 func groups() []kong.Group {
@@ -42,6 +46,8 @@ func groups() []kong.Group {
 		{Key: "sockets", Title: "Whom to connect:"},
 		{Key: "memory", Title: "Memory of siblings:"},
 		{Key: "driver", Title: "The function:"},
+		{Key: "mount", Title: "What to mount, and how:"},
+		{Key: "bench", Title: "What to measure:"},
 		{Key: "process", Title: "The process:"},
 	}
 }

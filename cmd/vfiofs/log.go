@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"log/slog"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/syslog"
 )
 
 // levels are the values of --log-level but "off", which discards everything.
@@ -14,6 +17,19 @@ var levels = map[string]slog.Level{
 	"info":  slog.LevelInfo,
 	"debug": slog.LevelDebug,
 	"trace": fuse.LevelTrace,
+}
+
+// openLog returns the logger of --log-level, --log-format and --syslog; the system's log
+// is at path.
+func (s *Serve) openLog(stderr io.Writer, path string) (*slog.Logger, error) {
+	if !s.Syslog || s.LogLevel == "off" {
+		return newLog(stderr, s.LogLevel, s.LogFormat), nil
+	}
+	h, err := syslog.New(path, cmp.Or(s.name, "vfiofs"), slog.HandlerOptions{Level: levels[s.LogLevel], ReplaceAttr: nameTrace})
+	if err != nil {
+		return nil, fmt.Errorf("`--syslog`: %w", err)
+	}
+	return slog.New(h), nil
 }
 
 // newLog returns the logger of --log-level and --log-format, which were checked by

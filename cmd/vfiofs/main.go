@@ -7,7 +7,7 @@
 // main.go holds the command line and the exit code, serve.go the life of the
 // daemon, source.go where clients come from (a socket, or a PCI function), check.go
 // what is refused before anything is opened, log.go and limits.go what is set up for
-// the whole process. Three tools stand beside it: proxy.go is "vfiofs proxy", bind.go
+// the whole process, sandbox.go what confines it. Three tools stand beside it: proxy.go is "vfiofs proxy", bind.go
 // and functions.go are "vfiofs vfio", doctor.go and examine.go "vfiofs doctor".
 //
 // Ownership: serve owns the file system, the device and the source, and closes
@@ -35,16 +35,21 @@ import (
 const (
 	exitOK     = 0
 	exitFailed = 1 // failures at run time; for serve usage errors as well
-	exitUsage  = 2 // usage errors of the tools: vfio and doctor
+	exitUsage  = 2 // usage errors of the tools: vfio, doctor and mount
 )
 
 // CLI is the command line: its fields are the commands.
 type CLI struct {
 	Serve   Serve   `cmd:"" default:"withargs" help:"Serve a directory to one guest at a time over a vhost-user socket (the default command)."`
 	Proxy   Proxy   `cmd:"" help:"Connect a device VM, where vfiofs runs, with the virtual machines that it serves."`
+	Mount   Mount   `cmd:"" help:"Mount a share on this host, without a virtual machine."`
+	Bench   Bench   `cmd:"" help:"Measure file system backends and compare them, without a virtual machine."`
 	VFIO    VFIO    `cmd:"" name:"vfio" help:"Give PCI functions to user space, and take them back."`
 	Doctor  Doctor  `cmd:"" help:"Say what vfiofs can do on this machine, what is missing, and how to fix it."`
 	Version Version `cmd:"" help:"Print the version and what it was built from."`
+
+	Man        Man        `cmd:"" help:"Print a manual page."`
+	Completion Completion `cmd:"" help:"Print what makes a shell complete command lines."`
 
 	ShowVersion bool `name:"version" short:"V" help:"Print the version and exit."`
 }
@@ -52,7 +57,7 @@ type CLI struct {
 func main() {
 	signal.Ignore(unix.SIGPIPE, unix.SIGXFSZ)
 	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -69,50 +74,49 @@ func stopSignals() []os.Signal {
 	return signals
 }
 
-// run carries out one command line and returns the exit code. ctx ends the daemon.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var cli CLI
-	helped := false
-	parser, err := kong.New(&cli,
-		kong.Name("vfiofs"),
-		kong.Description(description),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(int) { helped = true }),
-		kong.Help(help),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoAppDescFormat: true, WrapUpperBound: 100}),
-		kong.ExplicitGroups(groups()),
-		kong.KindMapper(reflect.String, kong.MapperFunc(takeString)),
-		kong.Vars{"queues": fmt.Sprint(defaultQueues()), "workers": fmt.Sprint(defaultWorkers)},
-	)
-	if err != nil {
-		panic(fmt.Sprintf("command line model: %v", err))
-	}
-	command, err := parser.Parse(args)
+// run carries out one command line, argv[0] included, and returns the exit code. ctx
+// ends the daemon.
+func run(ctx context.Context, argv []string, stdout, stderr io.Writer) int {
+	p := newParser(stdout, stderr)
+	cli := &p.cli
+	command, err := p.parse(argv, os.Environ())
 	switch {
-	case helped:
+	case p.helped:
 		return exitOK
 	case err != nil:
-		err = usageError{err}
 	case cli.ShowVersion:
 		err = Version{Short: true}.write(stdout)
-	case command.Command() == "version":
+	case command == "version":
 		err = cli.Version.write(stdout)
-	case command.Command() == "proxy":
+	case command == "proxy":
 		err = cli.Proxy.run(ctx, stdout, stderr)
-	case command.Command() == "doctor":
+	case command == "mount <dir>":
+		err = cli.Mount.run(ctx, stderr)
+	case command == "doctor":
 		err = cli.Doctor.run(ctx, stdout)
-	case strings.HasPrefix(command.Command(), "vfio "):
-		err = cli.VFIO.run(command.Command(), stdout)
+	case command == "bench":
+		err = cli.Bench.run(ctx, stdout, stderr)
+	case strings.HasPrefix(command, "man"):
+		err = cli.Man.run(p.Model, stdout)
+	case strings.HasPrefix(command, "completion"):
+		err = cli.Completion.run(p.Model, stdout)
+	case strings.HasPrefix(command, "vfio "):
+		err = cli.VFIO.run(command, stdout)
+	case cli.Serve.PrintCapabilities:
+		err = printCapabilities(stdout)
 	default:
-		err = cli.Serve.run(ctx, stderr)
+		err = cli.Serve.run(ctx, stdout, stderr)
 	}
 	if err == nil {
 		return exitOK
 	}
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code)
+	}
 	fmt.Fprintf(stderr, "vfiofs: error: %v\n", err)
 	if errors.As(err, new(usageError)) {
 		fmt.Fprintln(stderr, `Run "vfiofs --help" for all options.`)
-		if len(args) > 0 && (args[0] == "vfio" || args[0] == "doctor") {
+		if len(argv) > 1 && (argv[1] == "vfio" || argv[1] == "doctor" || argv[1] == "mount") {
 			return exitUsage
 		}
 	}

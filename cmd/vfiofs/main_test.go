@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/jail"
 	"vfiofs/passthrough"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/vvu"
@@ -38,12 +41,12 @@ func TestRun(t *testing.T) {
 		{"version", []string{"--version"}, 0, "vfiofs " + version, ""},
 		{"version command", []string{"version"}, 0, "built with go", ""},
 		{"unknown flag", []string{"--nope"}, 1, "", "vfiofs: error: unknown flag --nope\nRun \"vfiofs --help\""},
-		{"no socket", []string{"--shared-dir", "."}, 1, "", "`--socket-path` (or `--socket`) or `--vfio` is required"},
+		{"no socket", []string{"--shared-dir", "."}, 1, "", "`--socket-path` (or `--socket`), `--fd` or `--vfio` is required"},
 		{"no directory", []string{"--socket", "s", "--shared-dir", "/nonexistent"}, 1, "", "/nonexistent: no such file"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			code := run(t.Context(), test.args, &stdout, &stderr)
+			code := run(t.Context(), append([]string{"vfiofs"}, test.args...), &stdout, &stderr)
 			if code != test.code {
 				t.Errorf("run(%q) = %d; want %d", test.args, code, test.code)
 			}
@@ -62,13 +65,14 @@ func TestRun(t *testing.T) {
 func TestServe(t *testing.T) {
 	second := time.Second
 	s := Serve{
-		Socket: filepath.Join(t.TempDir(), "s"), SharedDir: t.TempDir(), Cache: passthrough.CacheAlways,
-		Timeout: &second, NumRequestQueues: 1, Sandbox: "none", RlimitNofile: new(uint64), LogLevel: "debug", LogFormat: "json",
+		Confine: Confine{Sandbox: jail.None},
+		Socket:  filepath.Join(t.TempDir(), "s"), SharedDir: t.TempDir(), Cache: passthrough.CacheAlways,
+		Timeout: &second, Readdirplus: true, NumRequestQueues: 1, RlimitNofile: new(uint64), LogLevel: "debug", LogFormat: "json",
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
 	ended := make(chan error)
-	go func() { ended <- s.run(ctx, &log) }()
+	go func() { ended <- s.run(ctx, io.Discard, &log) }()
 	if err := waitBound(s.Socket); err != nil {
 		t.Fatal(err)
 	}
@@ -79,11 +83,15 @@ func TestServe(t *testing.T) {
 	if _, err := os.Lstat(s.Socket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("socket after the end: %v; want it removed", err)
 	}
-	if !strings.Contains(log.String(), `"msg":"waiting for a client"`) {
+	if !strings.Contains(log.String(), `"msg":"Waiting for vhost-user socket connection..."`) {
 		t.Errorf("log = %s; want a line that the daemon waits", &log)
 	}
 	want := passthrough.Options{SharedDir: s.SharedDir, Cache: passthrough.CacheAlways, Timeout: &second}
-	if diff := cmp.Diff(want, s.shareOptions(nil)); diff != "" {
+	got, err := s.shareOptions(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(passthrough.IDMap{})); diff != "" {
 		t.Errorf("shareOptions (-want +got):\n%s", diff)
 	}
 }
@@ -155,7 +163,7 @@ func TestAcceptErrors(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				begin := time.Now()
-				err := new(Serve).serveClients(ctx, &failing{test.errs, cancel}, nil, quiet())
+				err := new(Serve).serveClients(ctx, &failing{test.errs, cancel}, nil, new(notifier), quiet())
 				if took := time.Since(begin); !errors.Is(err, test.err) || took != test.after {
 					t.Errorf("serveClients = %v after %v; want %v after %v", err, took, test.err, test.after)
 				}
@@ -225,6 +233,101 @@ func TestLog(t *testing.T) {
 				t.Errorf("log = %q; want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestSyslog has --syslog with and without a log.
+func TestSyslog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	s := &Serve{Syslog: true, LogLevel: "warn", name: "virtiofsd"}
+	if _, err := s.openLog(io.Discard, path); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "`--syslog`: connect to the system's log") {
+		t.Errorf("openLog without a log = %v", err)
+	}
+	service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	var stderr bytes.Buffer
+	log, err := s.openLog(&stderr, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("not wanted")
+	s.sayWaiting(log)
+	b := make([]byte, 1000)
+	if err := service.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := service.Read(b)
+	if got := string(b[:n]); err != nil || !strings.HasPrefix(got, "<30>") || !strings.Contains(got, " virtiofsd[") || !strings.Contains(got, `msg="Waiting for vhost-user socket connection..."`) || stderr.Len() != 0 {
+		t.Errorf("the log has %q, %v; want one line there and nothing on stderr: %q", got, err, &stderr)
+	}
+}
+
+// TestH244LocalTime has a time zone whose file a jail hides.
+func TestH244LocalTime(t *testing.T) {
+	dir := t.TempDir()
+	zone := filepath.Join(dir, "zone")
+	text := "TZif" + strings.Repeat("\x00", 16+4*4) + "\x00\x00\x00\x01\x00\x00\x00\x04" + // tzfile(5): one type, four characters
+		"\x00\x00\x4d\x58\x00\x00" + "IST\x00" // 19800 s, no daylight saving time
+	if err := os.WriteFile(zone, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	share := filepath.Join(dir, "share")
+	if err := os.Mkdir(share, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"none", "chroot", "namespace"} {
+		if mode == "chroot" && os.Geteuid() != 0 || mode != "none" && !jail.Supported {
+			continue // refused, which the jail's own tests assert
+		}
+		t.Run("H244 "+mode, func(t *testing.T) {
+			socket := filepath.Join(dir, mode)
+			cmd := exec.Command("vfiofs", "--socket-path", socket, "--shared-dir", share, "--sandbox", mode)
+			cmd.Env = append(cmd.Environ(), "TZ="+zone, "GORACE="+raceOptions)
+			var log bytes.Buffer
+			cmd.Stderr = &log
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var conn net.Conn
+			err := poll(func() (err error) { conn, err = net.Dial("unix", socket); return err })
+			if err == nil {
+				err = askFeatures(conn)
+				conn.Close()
+			} else {
+				cmd.Process.Kill()
+			}
+			if err := errors.Join(err, cmd.Wait()); err != nil {
+				t.Fatalf("%v; log:\n%s", err, &log)
+			}
+			for line := range strings.Lines(log.String()) {
+				if !strings.Contains(line, "+05:30 level=") {
+					t.Errorf("log line %q; want the zone's time", line)
+				}
+			}
+		})
+	}
+}
+
+// TestWarn has what works, but not as one might think.
+func TestWarn(t *testing.T) {
+	for _, test := range []struct {
+		s    Serve
+		want string
+	}{
+		{Serve{Socket: "s", Writeback: true}, ""},
+		{Serve{notes: []string{"old"}}, "level=WARN msg=old\n"},
+		{Serve{Writeback: true, Cache: passthrough.CacheNever}, "--writeback has no effect"},
+		{Serve{Writeback: true, Cache: passthrough.CacheMetadata}, "--writeback has no effect"},
+		{Serve{Socket: "s", name: "virtiofsd"}, "--socket is deprecated"},
+	} {
+		var out bytes.Buffer
+		test.s.warn(newLog(&out, "info", "text"))
+		if got := out.String(); !strings.Contains(got, test.want) || (test.want == "") != (got == "") {
+			t.Errorf("warnings of %+v: %q; want %q", test.s, got, test.want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vfiofs/internal/jail"
 	"vfiofs/internal/unixsock"
 	"vfiofs/vfio/vfiouser"
 	"vfiofs/virtio/vvu/proxy"
@@ -23,11 +24,12 @@ type Proxy struct {
 	MemSize byteSize `group:"memory" placeholder:"SIZE" help:"Size of a sibling's RAM, for example 4G. It is the size of the memory file and must cover all RAM of the largest sibling."`
 	MemPath string   `group:"memory" placeholder:"FILE" help:"Memory file, on tmpfs or hugetlbfs; it is made if it does not exist, and stays. Without it, the memory is anonymous and lives as long as the proxy."`
 
-	Profile  proxy.Profile `group:"driver" placeholder:"NAME" default:"crosvm" help:"Driver to expect: crosvm (vfiofs, crosvm) or dpdk (DPDK, SPDK, QEMU's prototype). Default: ${default}."`
+	Profile  proxy.Profile `group:"driver" placeholder:"NAME" values:"crosvm,dpdk" default:"crosvm" help:"Driver to expect: crosvm (vfiofs, crosvm) or dpdk (DPDK, SPDK, QEMU's prototype). Default: ${default}."`
 	MemRule  *proxy.Rule   `group:"driver" placeholder:"RULE" help:"How the driver finds memory: direct, stack or gpa-linear. Default: direct for profile crosvm, stack for dpdk."`
 	DeviceID deviceID      `name:"device-id" group:"driver" placeholder:"ID" help:"PCI device id in hexadecimal, for example 106b. Default: 107d for profile crosvm, 1058 for dpdk."`
 	Queues   int           `group:"driver" placeholder:"N" default:"256" help:"Virtqueues that a sibling may use, 1 to 1023. Default: ${default}."`
 
+	Confine       `embed:""`
 	PrintQEMUArgs bool   `name:"print-qemu-args" group:"process" help:"Print the options for both QEMUs to standard output once the sockets are there, and go on serving."`
 	LogLevel      string `group:"process" placeholder:"LEVEL" enum:"error,warn,info,debug,trace,off" default:"info" help:"error, warn, info, debug, trace or off. Default: ${default}."`
 	LogFormat     string `group:"process" placeholder:"FORMAT" enum:"text,json" default:"text" help:"text or json, one line per event. Default: ${default}."`
@@ -93,41 +95,64 @@ func (p *Proxy) check() error {
 // run is the proxy's life: memory, sockets, device, and one device VM after another until
 // ctx ends.
 func (p *Proxy) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
-	if err := p.check(); err != nil {
+	plan := p.plan()
+	cell, err := plan.Enter()
+	if err == nil && cell == nil {
+		err = errors.Join(p.check(), p.checkSandbox(plan))
+	}
+	if err != nil {
 		return err
 	}
 	log := newLog(stderr, p.LogLevel, p.LogFormat)
 	closes := func(c io.Closer) { err = errors.Join(err, c.Close()) }
 
-	memory, err := p.memory()
+	memory, err := p.memory(cell)
 	if err != nil {
 		return err
 	}
 	defer func() { closes(memory) }()
-	siblings, err := listen("--socket", p.Socket)
+	siblings, err := listen(cell, 1, "--socket", p.Socket)
 	if err != nil {
 		return err
 	}
 	defer func() { closes(siblings) }()
-	clients, err := listen("--device-socket", p.DeviceSocket)
+	clients, err := listen(cell, 2, "--device-socket", p.DeviceSocket)
 	if err != nil {
 		return err
 	}
 	defer func() { closes(clients) }()
+	if cell != nil {
+		ctx = cell.Context(ctx)
+	} else if err := p.announce(memory, stdout, log); err != nil {
+		return err
+	}
+	if cell == nil && plan.Jailed() {
+		return p.launch(ctx, plan, memory, siblings, clients)
+	}
+	notify, err := newNotifier(cell, 3, log)
+	if err != nil {
+		return err
+	}
+	if err := p.closeJail(plan, cell, stdout, log); err != nil {
+		return err
+	}
 	device, err := proxy.New(p.options(siblings, memory, log))
 	if err != nil {
 		return err
 	}
 	defer func() { closes(device) }()
-	if err := p.announce(memory, stdout, log); err != nil {
-		return err
-	}
+	notify.tell(ready)
+	defer notify.tell(stopping)
+	go notify.watch(ctx)
 	return p.serveDevices(ctx, clients, device, log)
 }
 
 // memory opens the memory file, or makes one.
-func (p *Proxy) memory() (*proxy.Memory, error) {
-	if p.MemPath == "" {
+func (p *Proxy) memory(cell *jail.Cell) (*proxy.Memory, error) {
+	switch {
+	case cell != nil:
+		return memoryInside(cell)
+	case p.MemPath == "":
 		return proxy.NewMemory(int64(p.MemSize))
 	}
 	return proxy.OpenMemory(p.MemPath, int64(p.MemSize))
@@ -194,8 +219,12 @@ func (p *Proxy) serveDevices(ctx context.Context, from *unixsock.Listener, devic
 	}
 }
 
-// listen binds one of the sockets.
-func listen(option, path string) (*unixsock.Listener, error) {
+// listen binds one of the sockets, or takes descriptor n of those that the launcher has
+// opened.
+func listen(cell *jail.Cell, n int, option, path string) (*unixsock.Listener, error) {
+	if cell != nil {
+		return listenInside(cell, n)
+	}
 	l, err := unixsock.Listen(path, socketMode)
 	if err != nil {
 		return nil, fmt.Errorf("%w; choose another path with %s", err, option)

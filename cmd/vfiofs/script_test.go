@@ -24,7 +24,7 @@ const patience = 10 * time.Second
 const raceOptions = "atexit_sleep_ms=0"
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"vfiofs": main})
+	testscript.Main(m, map[string]func(){"vfiofs": main, "virtiofsd": main})
 }
 
 // TestScripts runs testdata/script: the command line as its users see it. Beside

@@ -1,17 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/syslog"
 	"vfiofs/passthrough"
 	"vfiofs/virtio"
 	"vfiofs/virtio/vhostuser"
@@ -25,85 +26,88 @@ const (
 	// kilobytes and no processor time.
 	defaultWorkers = 16
 	maxWorkers     = 1024
-	// socketMode lets only our own user connect.
-	socketMode = 0o700
 	// drainTime is how long requests in progress may take when the daemon is told to end.
 	drainTime = time.Second
 	// acceptPause is the wait after an accept that failed for lack of resources.
 	acceptPause = time.Second
 )
 
-// Serve holds the options of the serve command. Names and defaults that virtiofsd
-// has too mean the same here (fs-device.md G.1).
-type Serve struct {
-	Socket     string  `group:"share" placeholder:"PATH" help:"Unix socket to listen on, also spelled --socket-path. A stale socket is replaced; the guest must not be able to reach it through the share."`
-	SocketPath string  `hidden:"" group:"share" placeholder:"PATH"`
-	VFIO       string  `name:"vfio" group:"share" placeholder:"FUNCTION" help:"Serve a sibling VM from inside this one, through a virtio-vhost-user PCI function instead of a socket: its address (0000:00:07.0), bound to vfio-pci, or the path of a vfio-user socket (with a / in it)."`
-	Tag        *string `group:"share" placeholder:"NAME" help:"Name the guest mounts the share by, 1 to 36 bytes. Without it the virtual machine monitor must supply the name. Required with --vfio."`
-	SharedDir  string  `group:"share" placeholder:"DIR" help:"Directory that becomes the root of the share."`
-
-	VVUMemRule vvu.MemRule `name:"vvu-mem-rule" group:"share" placeholder:"RULE" default:"auto" help:"Where the function of --vfio puts the sibling's memory: direct, sum, stack or gpa-linear. Default: ${default}, what the function says or is known for."`
-
-	Cache           passthrough.Cache `group:"cache" placeholder:"POLICY" default:"auto" help:"never: ask the host every time; metadata: keep names and attributes for a day, never data; auto: keep all for a second, data while a file stays open; always: keep everything (only when nobody else changes the share). Default: ${default}."`
-	Timeout         *time.Duration    `group:"cache" placeholder:"DURATION" help:"How long the guest keeps names and attributes. Overrides the policy: 0s for never, 1s for auto, 24h for metadata and always."`
-	NegativeTimeout time.Duration     `group:"cache" placeholder:"DURATION" default:"0s" help:"How long the guest remembers that a name does not exist. Default: ${default}, not at all."`
-	Writeback       bool              `group:"cache" help:"Let the guest collect writes and send them later. Only when nobody else changes the share."`
-
-	XAttr             bool `name:"xattr" group:"files" help:"Pass extended attributes through."`
-	NoReaddirplus     bool `group:"files" help:"List directories without attributes."`
-	AnnounceSubmounts bool `negatable:"" default:"true" group:"files" help:"Show file systems mounted inside the share as mount points of their own. On by default."`
-	AllowDirectIO     bool `name:"allow-direct-io" group:"files" help:"Honour O_DIRECT on the host."`
-	PreserveNoatime   bool `group:"files" help:"Honour O_NOATIME on the host."`
-
-	NumRequestQueues int `group:"speed" placeholder:"N" default:"${queues}" help:"Request queues offered to the guest, 1 to 63, one thread each. Default: one per processor, at most 8 (here ${default})."`
-	ThreadPoolSize   int `group:"speed" placeholder:"N" default:"${workers}" help:"Threads for operations that wait for a disk, 0 to 1024. 0 means 1: such operations never hold up a queue. Default: ${default}."`
-
-	Sandbox      string  `group:"process" placeholder:"MODE" default:"none" help:"How the process confines itself. Only none is available in this version. Default: ${default}."`
-	RlimitNofile *uint64 `group:"process" placeholder:"N" help:"Limit of open files; 0 leaves it as it is. Default: 1000000, or less if the system allows less."`
-	Once         bool    `group:"process" help:"Exit when the first client has left: 0 if it left in good order, 1 otherwise."`
-	LogLevel     string  `group:"process" placeholder:"LEVEL" enum:"error,warn,info,debug,trace,off" default:"info" help:"error, warn, info, debug, trace (a line per request) or off. Default: ${default}."`
-	LogFormat    string  `group:"process" placeholder:"FORMAT" enum:"text,json" default:"text" help:"text or json, one line per event. Default: ${default}."`
-}
-
-// defaultQueues returns the number of request queues when none is asked for.
-func defaultQueues() int { return max(1, min(runtime.NumCPU(), 8)) }
-
 // run is the daemon's life: check, open the share, bind, serve until ctx ends, clean
 // up. What a client does wrong ends its connection and nothing else.
-func (s *Serve) run(ctx context.Context, stderr io.Writer) error {
-	if err := s.check(); err != nil {
+//
+// With --sandbox it lives twice: as the launcher, which checks, binds and waits, and as
+// the server, which finds itself in a cell and does the rest.
+func (s *Serve) run(ctx context.Context, stdout, stderr io.Writer) error {
+	plan, err := s.plan()
+	if err != nil {
 		return err
 	}
-	log := newLog(stderr, s.LogLevel, s.LogFormat)
-	if err := raiseFileLimit(s.RlimitNofile, log); err != nil {
+	log, err := s.openLog(stderr, syslog.Path) // before the root directory changes
+	if err != nil {
 		return err
+	}
+	cell, err := plan.Enter()
+	if err != nil {
+		return err
+	}
+	if err := s.activate(cell); err != nil {
+		return err
+	}
+	if cell == nil {
+		err = s.check()
+	}
+	if err != nil {
+		return err
+	}
+	if cell == nil {
+		s.warn(log)
+		if err := raiseFileLimit(s.RlimitNofile, log); err != nil {
+			return err
+		}
+		if plan.Jailed() {
+			return s.launch(ctx, plan)
+		}
+	} else {
+		ctx = cell.Context(ctx)
 	}
 	tuneRuntime(s.NumRequestQueues)
 
-	fs, err := passthrough.New(s.shareOptions(log))
+	options, err := s.shareOptions(log)
 	if err != nil {
 		return err
 	}
-	device, err := virtiofs.New(fuse.NewServer(fs, fuse.Options{Log: log}), virtiofs.Options{
+	fs, err := passthrough.New(options)
+	if err != nil {
+		return err
+	}
+	notify, err := newNotifier(cell, s.passed(), log)
+	if err != nil {
+		fs.Close()
+		return err
+	}
+	from, err := s.openInside(ctx, cell, 1+s.NumRequestQueues, log)
+	if err != nil {
+		fs.Close()
+		return err
+	}
+	// Threads that serve come after the jail: they have a root directory each.
+	if err := s.closeJail(plan, cell, stdout, log); err != nil {
+		return errors.Join(err, from.Close(), fs.Close())
+	}
+	device, err := virtiofs.New(fuse.NewServer(fs.View(), fuse.Options{Log: log}), virtiofs.Options{
 		Tag:           s.tag(),
 		RequestQueues: s.NumRequestQueues,
 		Workers:       max(1, s.ThreadPoolSize),
+		Poll:          time.Duration(s.Poll),
 		Log:           log,
 	})
 	if err != nil {
-		fs.Close()
-		return err
-	}
-	from, err := s.open(ctx, device.Queues(), log)
-	if err != nil {
-		device.Close()
-		fs.Close()
-		return err
+		return errors.Join(err, from.Close(), fs.Close())
 	}
 
 	ended := make(chan error, 1)
 	go func() {
-		err := s.serveClients(ctx, from, device, log)
+		err := s.serveClients(ctx, from, device, notify, log)
 		if closeErr := from.Close(); closeErr != nil {
 			log.Warn("not released cleanly", s.where(), "err", closeErr)
 		}
@@ -132,23 +136,6 @@ func wait(ctx context.Context, ended <-chan error, log *slog.Logger) error {
 	}
 }
 
-// shareOptions translates the command line for the file system.
-func (s *Serve) shareOptions(log *slog.Logger) passthrough.Options {
-	return passthrough.Options{
-		SharedDir:         s.SharedDir,
-		Cache:             s.Cache,
-		Timeout:           s.Timeout,
-		NegativeTimeout:   s.NegativeTimeout,
-		Writeback:         s.Writeback,
-		XAttr:             s.XAttr,
-		NoReaddirplus:     s.NoReaddirplus,
-		AnnounceSubmounts: s.AnnounceSubmounts,
-		AllowDirectIO:     s.AllowDirectIO,
-		PreserveNoatime:   s.PreserveNoatime,
-		Log:               log,
-	}
-}
-
 // tag returns the tag, or "" when the front-end supplies configuration space.
 func (s *Serve) tag() string {
 	if s.Tag == nil {
@@ -157,18 +144,33 @@ func (s *Serve) tag() string {
 	return *s.Tag
 }
 
+// socket returns the path to listen on, if there is one.
+func (s *Serve) socket() string { return cmp.Or(s.Socket, s.SocketPath) }
+
 // place returns where clients come from.
 func (s *Serve) place() string {
-	if s.VFIO != "" {
-		return s.VFIO
+	if s.FD != nil {
+		return fmt.Sprintf("--fd %d", *s.FD)
 	}
-	return s.Socket
+	return cmp.Or(s.VFIO, s.socket())
 }
 
-// serveClients serves one client after the other until ctx ends, or only the first
-// with --once. It returns nil when ctx ended it.
-func (s *Serve) serveClients(ctx context.Context, from source, device virtio.Device, log *slog.Logger) error {
-	log.Info("waiting for a client", s.where(), "tag", s.tag(), "dir", s.SharedDir)
+// exits reports whether the end of the first client is the end of the daemon. That is
+// what launchers of virtiofsd wait for; our own users restart virtual machines instead.
+func (s *Serve) exits() bool {
+	return s.Once || !s.Keep && (s.FD != nil || s.SocketPath != "" || s.isVirtiofsd())
+}
+
+// isVirtiofsd reports whether somebody takes us for virtiofsd.
+func (s *Serve) isVirtiofsd() bool { return s.name == "virtiofsd" }
+
+// serveClients serves one client after the other until ctx ends, or only the first. It
+// returns nil when ctx ended it.
+func (s *Serve) serveClients(ctx context.Context, from source, device virtio.Device, notify *notifier, log *slog.Logger) error {
+	s.sayWaiting(log)
+	notify.tell(ready)
+	defer notify.tell(stopping)
+	go notify.watch(ctx)
 	for {
 		link, err := from.Accept(ctx)
 		switch {
@@ -184,19 +186,36 @@ func (s *Serve) serveClients(ctx context.Context, from source, device virtio.Dev
 		case err != nil:
 			return s.lost(fmt.Errorf("accept a client on %s: %w", s.place(), err))
 		}
-		log.Info("client connected")
-		err = vhostuser.NewBackend(device, vhostuser.Options{Log: log}).Serve(ctx, link)
+		log.Info("Client connected, servicing requests")
+		notify.tell(serving)
+		err = vhostuser.NewBackend(device, vhostuser.Options{Log: log}).Serve(ctx, notify.observe(link))
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case s.Once, errors.Is(err, vvu.ErrGone):
+		case errors.Is(err, vvu.ErrGone):
 			return s.lost(err)
+		case s.exits():
+			log.Info("Client disconnected, shutting down")
+			return err
 		case err != nil:
 			log.Warn("client dropped; waiting for the next", "err", err)
 		default:
 			log.Info("client left; waiting for the next")
 		}
+		notify.tell(waiting)
 	}
+}
+
+// sayWaiting tells that clients may come. Launchers wait for the words, at any log level,
+// so that line is always written (launchers.md 2).
+func (s *Serve) sayWaiting(log *slog.Logger) {
+	text := "Waiting for vhost-user socket connection..."
+	if s.VFIO != "" {
+		text = "waiting for a client"
+	}
+	record := slog.NewRecord(time.Now(), slog.LevelInfo, text, 0)
+	record.AddAttrs(s.where(), slog.String("tag", s.tag()), slog.String("dir", s.SharedDir))
+	log.Handler().Handle(context.Background(), record)
 }
 
 // where is place for log lines.
@@ -204,7 +223,7 @@ func (s *Serve) where() slog.Attr {
 	if s.VFIO != "" {
 		return slog.String("function", s.VFIO)
 	}
-	return slog.String("socket", s.Socket)
+	return slog.String("socket", s.place())
 }
 
 // lost adds to the error of a function that is gone what helps.

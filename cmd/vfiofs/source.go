@@ -7,9 +7,6 @@ import (
 	"log/slog"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"vfiofs/internal/unixsock"
 	"vfiofs/pci"
 	"vfiofs/vfio"
 	"vfiofs/vfio/vfiouser"
@@ -30,28 +27,10 @@ func (s *Serve) open(ctx context.Context, rings int, log *slog.Logger) (source, 
 	if s.VFIO != "" {
 		return s.openFunction(ctx, rings, log)
 	}
-	l, err := unixsock.Listen(s.Socket, socketMode)
-	if err != nil {
-		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("%w; another process serves there: end it, or choose another path with --socket", err)
-		}
-		return nil, fmt.Errorf("%w; choose another path with --socket", err)
+	if s.FD != nil {
+		return openFD(*s.FD)
 	}
-	// Also when a request never ends.
-	context.AfterFunc(ctx, func() { l.Close() })
-	return listener{l}, nil
-}
-
-// A listener is a socket as a source.
-type listener struct{ *unixsock.Listener }
-
-// Accept implements source.
-func (l listener) Accept(ctx context.Context) (vhostuser.Link, error) {
-	conn, err := l.Listener.Accept(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return vhostuser.NewSocket(conn), nil
+	return s.openSocket(ctx)
 }
 
 // openFunction takes the function into use that --vfio names.

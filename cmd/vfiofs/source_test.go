@@ -33,7 +33,7 @@ func startProxy(t *testing.T) (function, socket string, stop func()) {
 	}
 	memory, err := proxy.NewMemory(1 << 20)
 	fatal(err)
-	listener, err := listen("--socket", socket)
+	listener, err := listen(nil, 0, "--socket", socket)
 	fatal(err)
 	model, err := proxy.New(proxy.Options{Listener: listener, Memory: memory})
 	fatal(err)
@@ -69,6 +69,8 @@ func startProxy(t *testing.T) (function, socket string, stop func()) {
 // daemon runs vfiofs; the result is its exit code.
 func daemon(ctx context.Context, stderr *bytes.Buffer, args ...string) <-chan int {
 	done := make(chan int, 1)
+	// A jail would be that of all tests.
+	args = append([]string{"vfiofs", "--sandbox", "none", "--seccomp", "none"}, args...)
 	go func() { done <- run(ctx, args, stderr, stderr) }()
 	return done
 }
