@@ -29,6 +29,9 @@
 // in parallel on a small host. Limits are for an idle host and are stretched by the
 // guest's own boot time.
 //
+// TestLibvirt leaves the starting of QEMU and vfiofs to libvirt, in a root directory that
+// Debian's packages make; it alone needs root.
+//
 // QEMU and kernels come from scripts/lab. The package follows no specification of its
 // own; cpio and QMP are cited where they are used.
 package vmtest

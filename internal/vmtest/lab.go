@@ -32,6 +32,7 @@ type Lab struct {
 	Virtiofsd        string // program, "" in a minimal lab
 	VirtiofsdVersion string
 	Mke2fs           string   // program, "" in a minimal lab
+	Libvirt          string   // root of a tree with libvirt and its QEMU, "" unless fetched
 	Kernels          []Kernel // oldest first
 
 	accel struct {
@@ -75,7 +76,7 @@ func openLab(dir string) (*Lab, error) {
 		return nil, fmt.Errorf("lab.json in %s: %w (run scripts/lab --update)", dir, err)
 	}
 	paths := []*string{&l.QEMU, &l.Busybox}
-	for _, p := range []*string{&l.Virtiofsd, &l.Mke2fs} {
+	for _, p := range []*string{&l.Virtiofsd, &l.Mke2fs, &l.Libvirt} {
 		if *p != "" {
 			paths = append(paths, p)
 		}

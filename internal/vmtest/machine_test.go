@@ -229,11 +229,13 @@ func TestQMP(t *testing.T) {
 	}
 }
 
-// TestMain lets the test binary play a server; see TestServe.
+// TestMain lets the test binary play a server (see TestServe), or furnish a room.
 func TestMain(m *testing.M) {
 	switch os.Getenv("VMTEST_SERVER") {
 	case "":
 		os.Exit(m.Run())
+	case "room":
+		os.Exit(room(os.Args[1:]))
 	case "refuse":
 		fmt.Println("cannot open the directory")
 		os.Exit(2)
