@@ -41,19 +41,19 @@ func (t *Thread) putOpen(r *Request, err error) (int, error) {
 	return put(r, &t.out.open), nil
 }
 
-func (t *Thread) release(r *Request) (int, error) {
+func (t *Thread) release(r *Request) (int, error) { return t.end(r, t.s.fs.Release) }
+
+func (t *Thread) releaseDir(r *Request) (int, error) { return t.end(r, t.s.fs.ReleaseDir) }
+
+// end releases a handle. Linux sets no locks on directories, but other guests may.
+func (t *Thread) end(r *Request, release func(*Context, NodeID, Handle) error) (int, error) {
 	in, _, _ := take[ReleaseIn](r.args)
 	if t.s.flags&(PosixLocks|FlockLocks) != 0 {
 		if err := t.s.fs.DropHandleLocks(&t.ctx, r.head.Node, in.Handle); err != nil {
 			return 0, err
 		}
 	}
-	return 0, t.s.fs.Release(&t.ctx, r.head.Node, in.Handle)
-}
-
-func (t *Thread) releaseDir(r *Request) (int, error) {
-	in, _, _ := take[ReleaseIn](r.args)
-	return 0, t.s.fs.ReleaseDir(&t.ctx, r.head.Node, in.Handle)
+	return 0, release(&t.ctx, r.head.Node, in.Handle)
 }
 
 // read has the file system fill the reply's space behind the header.

@@ -178,7 +178,8 @@ type FileSystem interface {
 	// EndWait gives up a wait: it is answered e, unless it has an answer already.
 	EndWait(w WaitID, e syscall.Errno)
 	// DropLocks drops the POSIX locks that owner has on node (FLUSH). DropHandleLocks
-	// drops all locks that were set through h (RELEASE), and answers waits for others.
+	// drops all locks that were set through h, which gets none any more (RELEASE), and
+	// answers waits for others.
 	// Both may return ErrWouldBlock.
 	DropLocks(c *Context, node NodeID, owner uint64) error
 	DropHandleLocks(c *Context, node NodeID, h Handle) error

@@ -79,6 +79,9 @@ func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (ti
 	return fs.policy.valid, nil
 }
 
+// changes are what SETATTR changes; the host makes ctime.
+const changes = fuse.SetAttrMode | fuse.SetAttrUID | fuse.SetAttrGID | fuse.SetAttrSize | fuse.SetAttrAtime | fuse.SetAttrMtime
+
 // SetAttr implements fuse.FileSystem (fs-device.md E.9). The steps are taken in a
 // fixed order; the first that fails ends the operation.
 func (fs *FS) SetAttr(c *fuse.Context, node fuse.NodeID, in *fuse.SetAttr, out *fuse.Attr) (time.Duration, error) {
@@ -97,16 +100,22 @@ func (fs *FS) SetAttr(c *fuse.Context, node fuse.NodeID, in *fuse.SetAttr, out *
 			return 0, fs.errno(e)
 		}
 	}
-	if in.Valid&(fuse.SetAttrUID|fuse.SetAttrGID|fuse.SetAttrSize) != 0 {
+	// With HANDLE_KILLPRIV_V2, to change nothing is Linux's way of asking for what
+	// chown(2) does beside: set-id bits end, and ctime changes. It does so for a chown of
+	// nothing, and before FALLOCATE and COPY_FILE_RANGE (linux fs/fuse/dir.c:
+	// fuse_setattr). Without, it only means a capability, which the host ends.
+	chown := in.Valid&(fuse.SetAttrUID|fuse.SetAttrGID) != 0 ||
+		in.Valid&changes == 0 && fs.has(fuse.HandleKillprivV2)
+	if chown || in.Valid&fuse.SetAttrSize != 0 {
 		fs.loseCapability(t, x.fd())
 	}
-	if in.Valid&(fuse.SetAttrUID|fuse.SetAttrGID) != 0 {
+	if chown {
 		if e := fs.chown(x, in); e != 0 {
 			return 0, fs.errno(e)
 		}
 	}
 	if in.Valid&fuse.SetAttrSize != 0 {
-		fs.killPrivs(t, in.Valid&fuse.SetAttrKillSuidgid != 0)
+		fs.killPrivs(t, x.fd(), in.Valid&fuse.SetAttrKillSuidgid != 0)
 		e := fs.truncate(t, x, in.Size)
 		fs.keepPrivs(t)
 		if e != 0 {

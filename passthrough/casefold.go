@@ -2,7 +2,6 @@ package passthrough
 
 import (
 	"bytes"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,9 +16,12 @@ import (
 // bytewise smallest is meant. New names stay as they are.
 //
 // A directory is read as a whole for this, so its names are remembered until its times
-// change, which every change of a name does, the host's own too.
+// change, which every change of a name does, the host's own too. One that is large, or
+// just changes, is searched each time: that takes no memory.
 type folding struct {
 	*FS
+
+	reading sync.Mutex // of whoever reads names to remember; nobody waits for it
 
 	mu    sync.Mutex // guards what follows; held for no system call
 	dirs  map[fuse.NodeID]*folded
@@ -29,13 +31,14 @@ type folding struct {
 // folded are the names of one directory. It is constant.
 type folded struct {
 	mtime, ctime unix.StatxTimestamp
-	names        map[string]string // by their lower-case form
+	names        map[string]string // by their lower-case form; nil: too many
 }
 
 // Limits of what is remembered.
 const (
 	maxFoldedDirs  = 256
-	maxFoldedNames = 1 << 17 // a directory that has more is read each time
+	maxFoldedNames = 1 << 17
+	maxFoldedDir   = 1 << 14 // names of one directory
 	// foldedTick is longer than file systems give two changes the same time.
 	foldedTick = 50 * time.Millisecond
 )
@@ -96,36 +99,42 @@ func (f *folding) fold(c *fuse.Context, parent fuse.NodeID, name []byte) []byte 
 	if d.v.typ != unix.S_IFDIR || isDots(name) {
 		return nil
 	}
-	names := f.names(t, &d.v)
-	if other, ok := names[string(lower(bytes.Clone(name)))]; ok && other != string(name) {
-		return []byte(other)
+	form := lower(bytes.Clone(name))
+	var other []byte
+	if names := f.names(t, &d.v); names != nil {
+		other = []byte(names[string(form)])
+	} else {
+		other = f.search(t, &d.v, form)
 	}
-	return nil
+	if len(other) == 0 || bytes.Equal(other, name) {
+		return nil
+	}
+	return other
 }
 
-// names returns the names of a directory by their lower-case forms.
+// names returns the names of a directory by their lower-case forms, or nil if it has to
+// be searched.
 func (f *folding) names(t *thread, d *node) map[string]string {
 	const times = unix.STATX_MTIME | unix.STATX_CTIME
-	f.mu.Lock()
-	known := f.dirs[d.id]
-	f.mu.Unlock()
 	if statx(d.fd, &t.stat, times) != 0 {
 		return nil
 	}
 	mtime, ctime := t.stat.Mtime, t.stat.Ctime
+	f.mu.Lock()
+	known := f.dirs[d.id]
+	f.mu.Unlock()
 	if known != nil && known.mtime == mtime && known.ctime == ctime {
 		return known.names
 	}
-	begin := time.Now()
-	names := f.read(t, d)
 	// A change after reading could leave times as they are if they are very young.
-	young := begin.Sub(time.Unix(ctime.Sec, int64(ctime.Nsec))) < foldedTick
+	if time.Since(time.Unix(ctime.Sec, int64(ctime.Nsec))) < foldedTick || !f.reading.TryLock() {
+		return nil
+	}
+	defer f.reading.Unlock()
+	names := f.read(t, d)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.drop(d.id)
-	if young || len(names) > maxFoldedNames {
-		return names
-	}
 	for id := range f.dirs {
 		if len(f.dirs) < maxFoldedDirs && f.total+len(names) <= maxFoldedNames {
 			break
@@ -145,29 +154,54 @@ func (f *folding) drop(id fuse.NodeID) {
 	}
 }
 
-// read reads a directory.
+// read reads a directory; nil means that it is too large, or cannot be read.
 func (f *folding) read(t *thread, d *node) map[string]string {
-	fd, e := f.reopen(t, d.fd, unix.O_RDONLY|unix.O_DIRECTORY)
-	if e != 0 {
+	names := map[string]string{}
+	whole := f.each(t, d, func(name []byte) bool {
+		this := string(name)
+		form := string(lower(name))
+		if other, ok := names[form]; !ok || this < other {
+			names[form] = this
+		}
+		return len(names) <= maxFoldedDir
+	})
+	if !whole {
 		return nil
 	}
+	return names
+}
+
+// search finds the smallest name of a directory that has a lower-case form, or nil.
+func (f *folding) search(t *thread, d *node, form []byte) (least []byte) {
+	f.each(t, d, func(name []byte) bool {
+		if len(name) == len(form) && (least == nil || bytes.Compare(name, least) < 0) {
+			if this := bytes.Clone(name); bytes.Equal(lower(name), form) {
+				least = this
+			}
+		}
+		return true
+	})
+	return least
+}
+
+// each calls do for the names of a directory, which it may change, as long as that is
+// true, and reports whether it came to the end.
+func (f *folding) each(t *thread, d *node, do func(name []byte) bool) (whole bool) {
+	fd, e := f.reopen(t, d.fd, unix.O_RDONLY|unix.O_DIRECTORY)
+	if e != 0 {
+		return false
+	}
 	defer unix.Close(fd)
-	names := map[string]string{}
 	for {
 		n, e := getdents(fd, t.buf[:])
 		if e != 0 || n == 0 {
-			return names
+			return e == 0
 		}
 		for recs := t.buf[:n]; len(recs) > 0; {
 			_, _, _, name, size := record(recs)
 			recs = recs[size:]
-			if isDots(name) {
-				continue
-			}
-			this := string(name)
-			form := string(lower(name)) // changes recs, which is read once
-			if other, ok := names[form]; !ok || strings.Compare(this, other) < 0 {
-				names[form] = this
+			if !isDots(name) && !do(name) {
+				return false
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package passthrough
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -103,4 +104,35 @@ func TestCasefoldMemory(t *testing.T) {
 	if len(f.dirs) != maxFoldedDirs || f.total != maxFoldedDirs {
 		t.Errorf("%d directories with %d names are remembered; want %d", len(f.dirs), f.total, maxFoldedDirs)
 	}
+}
+
+// A directory that is too large to be remembered is searched, and takes no memory.
+func TestCasefoldHugeDirectory(t *testing.T) {
+	g := newGuest(t, folds, func(o *Options) fuse.InitFlags {
+		if dir := onTmpfs(t); dir != "" { // names are made faster there
+			o.SharedDir = dir
+		}
+		return 0
+	})
+	f := g.fs.View().(*folding)
+	g.mkdir("d", 0o755)
+	g.fill("d/File", maxFoldedDir+1)
+	g.file("d/fILE7", "", 0o644) // behind File7, bytewise
+	d := g.find("d").Node
+	var e fuse.Entry
+	for end := time.Now().Add(2 * foldedTick); time.Now().Before(end) || f.dirs[d] == nil; {
+		want(t, "Lookup", f.Lookup(g.c, d, []byte("missing"), &e), unix.ENOENT)
+	}
+	for name, real := range map[string]string{"FILE7": "File7", "fILE7": "fILE7", "FiLe90": "File90"} {
+		must(t, f.Lookup(g.c, d, []byte(name), &e))
+		same(t, "node of "+name, e.Node, g.find("d/"+real).Node)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	must(t, f.Lookup(g.c, d, []byte("FILE9"), &e))
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<10 {
+		t.Errorf("a lookup took %d KiB", used>>10)
+	}
+	same(t, "names that are remembered", f.total, 0)
 }

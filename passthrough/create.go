@@ -89,15 +89,15 @@ func (fs *FS) Create(c *fuse.Context, parent fuse.NodeID, name []byte, in *fuse.
 		return e
 	}
 	defer fs.nodes.put(d)
-	flags := fs.hostFlags(in.Flags) &^ unix.O_DIRECTORY
-	fd, e := fs.createFile(t, c, &d.v, name, flags, in)
+	o := fs.opening(in.Flags&^unix.O_DIRECTORY, in.Kill)
+	fd, e := fs.createFile(t, c, &d.v, name, o.flags, in)
 	if e == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
-		return fs.errno(fs.createExisting(t, c, &d.v, p, flags, in.Kill, entry, out))
+		return fs.errno(fs.createExisting(t, c, &d.v, p, o, entry, out))
 	}
 	if e != 0 {
 		return fs.errno(e)
 	}
-	return fs.errno(fs.created(t, &d.v, p, fd, flags, entry, out))
+	return fs.errno(fs.created(t, &d.v, p, fd, o.flags, entry, out))
 }
 
 // createFile makes and opens a file that was not there; t.name holds its name.
@@ -169,7 +169,7 @@ func (fs *FS) created(t *thread, d *node, name *byte, fd, flags int, entry *fuse
 // createExisting opens a file that somebody else made since the guest looked. The
 // guest takes it for its own new file and checks nobody's permission, so that is done
 // here.
-func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, flags int, kill bool, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
+func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, o opening, entry *fuse.Entry, out *fuse.Opened) syscall.Errno {
 	path, e := fs.open(t, d.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if e != 0 {
 		return e
@@ -182,12 +182,12 @@ func (fs *FS) createExisting(t *thread, c *fuse.Context, d *node, name *byte, fl
 		return e
 	}
 	defer fs.nodes.put(n)
-	fd := -1
-	if e = mayReuse(&entry.Attr, &c.Caller, flags); e == 0 && fs.magic(t, &n.v) {
+	fd, flags := -1, 0
+	if e = mayReuse(&entry.Attr, &c.Caller, o.flags); e == 0 && fs.magic(t, &n.v) {
 		e = unix.EACCES
 	}
 	if e == 0 {
-		fd, e = fs.reopenKill(t, n.v.fd, flags, kill)
+		fd, flags, e = fs.openFile(t, n.v.fd, o)
 	}
 	if e != 0 {
 		fs.nodes.forgetSlot(n, 1)

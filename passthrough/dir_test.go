@@ -42,10 +42,8 @@ func TestH130Sizes(t *testing.T) {
 
 func TestH131ManyEntries(t *testing.T) {
 	g := newGuest(t)
-	const n = 2000
-	for i := range n {
-		g.file(fmt.Sprintf("some-file-%d", i), "", 0o644)
-	}
+	const n = 400
+	g.fill("some-file-", n)
 	h := g.opendir(fuse.RootID)
 	for _, size := range []int{4096, 1 << 20} {
 		for _, plus := range []bool{false, true} {

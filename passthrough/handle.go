@@ -18,7 +18,8 @@ type handle struct {
 	dir   bool          // of a directory
 	read  atomic.Uint32 // an inline
 
-	bounced atomic.Bool // transfers go through the thread's bounce buffer
+	bounced  atomic.Bool // transfers go through the thread's bounce buffer
+	unlocked atomic.Bool // its locks were dropped for good, because it is being released
 
 	mu   sync.Mutex // guards the position of a directory's descriptor, and what follows
 	pos  int64      // cookie at the position, any 64 bits
@@ -70,6 +71,7 @@ func (fs *FS) addHandle(t *thread, id fuse.NodeID, fd, flags int, dir bool, read
 	v := &e.v
 	v.node, v.fd, v.flags, v.dir, v.pos, v.lost = id, fd, flags, dir, 0, false
 	v.bounced.Store(false)
+	v.unlocked.Store(false)
 	if flags&unix.O_DIRECT != 0 {
 		read = inlineNever // RWF_NOWAIT does not keep it from waiting for the disk
 	}

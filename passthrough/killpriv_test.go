@@ -64,6 +64,19 @@ func TestH166KillPriv(t *testing.T) {
 			_, err := g.setattr(node, fuse.SetAttr{Valid: fuse.SetAttrSize, Size: 1})
 			return err
 		}},
+		{"change of nothing", plain, func(g *guest, node fuse.NodeID) error {
+			_, err := g.setattr(node, fuse.SetAttr{})
+			return err
+		}},
+		{"change of nothing, by handle and another user", plain, func(g *guest, node fuse.NodeID) error {
+			h := g.open(node, unix.O_WRONLY)
+			_, err := g.as(1000, 1000).setattr(node, fuse.SetAttr{Valid: fuse.SetAttrHandle | fuse.SetAttrCtime, Handle: h})
+			return err
+		}},
+		{"change of the time", suid, func(g *guest, node fuse.NodeID) error {
+			_, err := g.setattr(node, fuse.SetAttr{Valid: fuse.SetAttrAtime | fuse.SetAttrAtimeNow})
+			return err
+		}},
 		{"failing truncate with kill", suid, func(g *guest, node fuse.NodeID) error {
 			_, err := g.setattr(node, fuse.SetAttr{Valid: fuse.SetAttrSize | fuse.SetAttrKillSuidgid, Size: 1 << 63})
 			want(g, "truncate", err, unix.EINVAL)

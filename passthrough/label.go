@@ -82,11 +82,10 @@ func (fs *FS) setLabel(t *thread, n int, in *fuse.Create) syscall.Errno {
 // t.name holds the name, before and after.
 func (fs *FS) label(t *thread, d *node, name []byte, in *fuse.Create, remove int) syscall.Errno {
 	n, e := fs.open(t, d.fd, &t.name[0], unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if e != 0 {
-		return e
+	if e == 0 {
+		e = fs.setLabel(t, n, in)
+		unix.Close(n)
 	}
-	defer unix.Close(n)
-	e = fs.setLabel(t, n, in)
 	p, _ := cname(&t.name, name)
 	if e != 0 {
 		unlinkat(d.fd, p, remove)

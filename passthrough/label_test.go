@@ -103,7 +103,7 @@ func TestH179LabelFails(t *testing.T) {
 			}
 			bad("new")
 			before := fds(t)
-			for i := range 1000 {
+			for i := range 50 {
 				bad(fmt.Sprint("new", i))
 			}
 			same(t, "descriptors", fds(t), before)
@@ -113,6 +113,23 @@ func TestH179LabelFails(t *testing.T) {
 			_, err = make(g, strings.Repeat("n", 255), new(fuse.Create))
 			must(t, err)
 		})
+	}
+}
+
+// Nothing is left either if there is no descriptor to set the label with.
+func TestLabelWithoutDescriptors(t *testing.T) {
+	g := newGuest(t, labels)
+	in := fuse.Create{Label: []byte("x"), LabelAs: []byte(testLabel)}
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	for _, kind := range []string{"directory", "node", "symbolic link"} {
+		must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+		_, err := creations[kind](g, "new", &in)
+		must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+		want(t, kind, err, unix.ENFILE)
+		list, err := os.ReadDir(g.dir)
+		must(t, err)
+		same(t, "names left by a "+kind, len(list), 0)
 	}
 }
 

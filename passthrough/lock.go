@@ -42,6 +42,7 @@ type locks struct {
 	fs     *FS
 	owners atomic.Int64
 	spans  atomic.Int64
+	queues atomic.Int64 // files with somebody who waits
 
 	mu    sync.Mutex
 	nodes map[fuse.NodeID]*lockNode
@@ -210,6 +211,9 @@ func (fs *FS) SetLock(c *fuse.Context, node fuse.NodeID, h fuse.Handle, lk *fuse
 	defer fs.locks.leave(n)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if f.v.unlocked.Load() {
+		return syscall.EBADF
+	}
 	e := syscall.EAGAIN // slow: the sweep tries at once
 	if !slow {
 		x := tryOf(lk, h, &f.v)
@@ -218,11 +222,7 @@ func (fs *FS) SetLock(c *fuse.Context, node fuse.NodeID, h fuse.Handle, lk *fuse
 	if e != unix.EAGAIN || w == nil {
 		return fs.errno(e)
 	}
-	kept := fs.handles.get(h, node)
-	if kept == nil { // released meanwhile
-		return syscall.EBADF
-	}
-	n.park(kept, h, lk, w)
+	n.park(fs.handles.get(h, node), h, lk, w)
 	if slow {
 		n.wake()
 	}
@@ -265,7 +265,8 @@ func (n *lockNode) try(x *lockTry) syscall.Errno {
 // change sets or drops a lock of an owner that has some.
 func (n *lockNode) change(o *lockOwner, x *lockTry) syscall.Errno {
 	l := n.locks
-	if x.lk.Type != fuse.LockNone && (len(o.spans) >= maxSpans || l.spans.Load() >= maxLocks) {
+	more := x.lk.Type != fuse.LockNone || o.spans.hole(&x.lk)
+	if more && (len(o.spans) >= maxSpans || l.spans.Load() >= maxLocks) {
 		return unix.ENOLCK
 	}
 	if x.lk.Type == fuse.LockWrite && o.can&canWrite == 0 {
@@ -403,8 +404,13 @@ func (fs *FS) DropLocks(c *fuse.Context, node fuse.NodeID, owner uint64) error {
 
 // DropHandleLocks implements fuse.FileSystem. It ends the guest's OFD locks, for which
 // no FLUSH comes. An owner that went on to lock through another handle is none of
-// those: its locks through this one ended with FLUSH.
+// those: its locks through this one ended with FLUSH. Who asks for a lock through the
+// handle at the same time has it by now, and it is dropped, or does not get it.
 func (fs *FS) DropHandleLocks(c *fuse.Context, node fuse.NodeID, h fuse.Handle) error {
+	if f := fs.handles.get(h, node); f != nil {
+		f.v.unlocked.Store(true)
+		fs.handles.put(f)
+	}
 	return fs.dropLocks(c, node, func(n *lockNode) {
 		n.endWaits(unix.EBADF, func(w *lockWait) bool { return w.handle == h })
 		for id, o := range n.owners {

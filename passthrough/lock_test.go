@@ -124,11 +124,21 @@ func TestLockLimits(t *testing.T) {
 	}
 	want(t, "one owner too many", g.lock(node, h, maxNodeOwners, fuse.LockRead, 0, 5), unix.ENOLCK)
 	must(t, g.fs.DropHandleLocks(g.c, node, h))
+	h = g.open(node, unix.O_RDWR)
 	for i := range uint64(maxSpans) {
 		must(t, g.lock(node, h, 1, fuse.LockRead, 2*i, 2*i))
 	}
 	want(t, "one lock too many", g.lock(node, h, 1, fuse.LockRead, 1<<40, 1<<40), unix.ENOLCK)
 	must(t, g.lock(node, h, 1, fuse.LockNone, 0, 1000))
+
+	// A lock with holes is many locks.
+	must(t, g.lock(node, h, 1, fuse.LockRead, 0, eof))
+	for i := range uint64(maxSpans - 1) {
+		must(t, g.lock(node, h, 1, fuse.LockNone, 2*i+1, 2*i+1))
+	}
+	want(t, "one hole too many", g.lock(node, h, 1, fuse.LockNone, 1<<40, 1<<40), unix.ENOLCK)
+	must(t, g.lock(node, h, 1, fuse.LockNone, 0, 1000))
+	must(t, g.lock(node, h, 1, fuse.LockNone, 1<<40, 1<<40))
 
 	g.fs.budget.limit = g.fs.budget.n.Load()
 	want(t, "lock without a descriptor to spare", g.lock(node, h, 2, fuse.LockRead, 0, 5), unix.ENOLCK)
@@ -337,6 +347,26 @@ func TestLockWaitsEndWithTheMount(t *testing.T) {
 	p.fs.locks.mu.Lock()
 	defer p.fs.locks.mu.Unlock()
 	same(t, "owners of locks", p.fs.locks.owners.Load(), 0)
+	same(t, "files with waits", p.fs.locks.queues.Load(), 0)
+}
+
+// However many files have somebody who waits, looking after them takes the same share of
+// a processor.
+func TestLockWaitsShare(t *testing.T) {
+	l := new(locks)
+	n := lockNode{locks: l, delay: maxSweep}
+	for _, x := range []struct {
+		queues     int64
+		took, rest time.Duration
+	}{
+		{1, 0, maxSweep},
+		{1, time.Second, 20 * (time.Second + sweepStart)},
+		{1000, 0, 20_000 * sweepStart},
+		{1000, 90 * time.Microsecond, 20_000 * (90*time.Microsecond + sweepStart)},
+	} {
+		l.queues.Store(x.queues)
+		same(t, fmt.Sprint("rest with ", x.queues, " queues after ", x.took), n.rest(x.took), x.rest)
+	}
 }
 
 // On a remote file system no lock is asked for where that might block.
@@ -353,4 +383,29 @@ func TestLockRemote(t *testing.T) {
 	must(t, p.l.Client().FlushOwner(p.node, p.h, 1))
 	must(t, <-done)
 	must(t, p.lock(fuse.Lock{Owner: 2, Start: 20, End: 29, Type: fuse.LockWrite}, true))
+}
+
+// A guest that releases a file's handle as a directory's leaves no lock behind.
+func TestLockReleasedAsDir(t *testing.T) {
+	p := newPair(t)
+	must(t, p.lock(fuse.Lock{Flock: true, Type: fuse.LockWrite}, false))
+	must(t, p.lock(fuse.Lock{Owner: 1, End: 9, Type: fuse.LockWrite}, false))
+	must(t, p.l.Client().ReleaseDir(p.node, p.h))
+	p.fs.locks.mu.Lock()
+	defer p.fs.locks.mu.Unlock()
+	same(t, "files with locks", len(p.fs.locks.nodes), 0)
+}
+
+// A handle that is being released by another thread gets no lock that nobody would drop.
+func TestLockWhileReleased(t *testing.T) {
+	g := newGuest(t, locking)
+	node, h := g.made("f", unix.O_RDWR)
+	for _, flock := range []bool{true, false} {
+		must(t, g.fs.DropHandleLocks(g.c, node, h)) // and Release follows
+		lk := fuse.Lock{Owner: 1, End: 9, Type: fuse.LockWrite, Flock: flock}
+		want(t, "lock", g.fs.SetLock(g.c, node, h, &lk, nil), unix.EBADF)
+	}
+	must(t, g.release(node, h))
+	same(t, "files with locks", len(g.fs.locks.nodes), 0)
+	same(t, "budget of owners", g.fs.locks.owners.Load(), 0)
 }

@@ -49,6 +49,13 @@ func (s *spans) set(lk *fuse.Lock) (grown int) {
 	return len(*s) - len(old)
 }
 
+// hole reports whether the range of lk is within one lock, and touches neither end: to
+// unlock it makes two of one.
+func (s spans) hole(lk *fuse.Lock) bool {
+	i := sort.Search(len(s), func(i int) bool { return s[i].end >= lk.Start })
+	return i < len(s) && s[i].start < lk.Start && lk.End < s[i].end
+}
+
 // join adds x, which lies behind all others.
 func (s spans) join(x span) spans {
 	if n := len(s); n > 0 && s[n-1].typ == x.typ && s[n-1].end+1 == x.start {

@@ -23,9 +23,11 @@ import (
 const (
 	minSweep = time.Millisecond
 	maxSweep = 50 * time.Millisecond
-	// A sweep that took long is not repeated before sweepShare times as long: waiting
-	// costs a twentieth of a processor at most.
+	// A sweep that took long is not repeated before sweepShare times as long, and longer
+	// if there are other files with queues: waiting costs a twentieth of a processor at
+	// most.
 	sweepShare = 20
+	sweepStart = 10 * time.Microsecond // what it takes beside the tries
 	// hopelessMax bounds what a sweep remembers; see sweep.
 	hopelessMax = 8
 )
@@ -48,6 +50,7 @@ func (n *lockNode) park(f *slot[handle], h fuse.Handle, lk *fuse.Lock, wait *fus
 	l.waits[wait.ID()] = w
 	l.mu.Unlock()
 	if n.queue.Len() == 1 {
+		l.queues.Add(1)
 		n.delay = minSweep
 		n.sweepIn(0)
 	}
@@ -58,6 +61,9 @@ func (n *lockNode) answer(w *lockWait, e syscall.Errno) {
 	n.queue.Remove(w.place)
 	w.place = nil
 	l := n.locks
+	if n.queue.Len() == 0 {
+		l.queues.Add(-1)
+	}
 	l.mu.Lock()
 	delete(l.waits, w.wait.ID())
 	l.mu.Unlock()
@@ -156,9 +162,14 @@ func (n *lockNode) sweep() {
 	case n.again:
 		n.sweepIn(0)
 	default:
-		n.sweepIn(max(n.delay, sweepShare*time.Since(begin)))
+		n.sweepIn(n.rest(time.Since(begin)))
 		n.delay = min(2*n.delay, maxSweep)
 	}
+}
+
+// rest returns how long after a sweep that took so long the next one begins.
+func (n *lockNode) rest(took time.Duration) time.Duration {
+	return max(n.delay, sweepShare*(sweepStart+took)*time.Duration(n.locks.queues.Load()))
 }
 
 // holds reports whether whoever waits in w has a lock on this file.

@@ -62,13 +62,13 @@ const walkEnv = "VFIOFS_TEST_WALK"
 
 // TestMillionFiles walks a tree of more files than a process may have descriptors, in a
 // process of its own that forgets nothing, while this one replaces files. It is a
-// million files with VFIOFS_MOUNT=1, and a tenth of that otherwise.
+// million files with VFIOFS_MOUNT=1, and a twentieth of that otherwise.
 func TestMillionFiles(t *testing.T) {
 	if dir := os.Getenv(walkEnv); dir != "" {
 		walk(t, tree{dir: dir})
 		return
 	}
-	x := tree{dirs: 400}
+	x := tree{dirs: 200}
 	limit := 100 << 10 // KiB
 	modes := []FileHandles{HandlesPrefer, HandlesNever}
 	if os.Getenv("VFIOFS_MOUNT") == "1" {

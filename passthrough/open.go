@@ -28,7 +28,7 @@ func (fs *FS) reopen(t *thread, fd, flags int) (int, syscall.Errno) {
 }
 
 // hostFlags rewrites a guest's open flags for the host (fs-device.md E.7.2). What is
-// not named here does not pass. O_APPEND is a matter of each WRITE.
+// not named here does not pass. O_APPEND is a matter of each WRITE, but see opening.
 func (fs *FS) hostFlags(guest uint32) int {
 	const pass = unix.O_ACCMODE | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NONBLOCK | unix.O_DIRECTORY
 	keep := pass
@@ -43,6 +43,40 @@ func (fs *FS) hostFlags(guest uint32) int {
 		flags ^= unix.O_WRONLY ^ unix.O_RDWR // the guest fills partial pages by reading
 	}
 	return flags
+}
+
+// An opening is how a guest wants a file to be opened.
+type opening struct {
+	flags   int  // for the host
+	appends bool // add O_APPEND if the host insists on it
+	kill    bool // O_TRUNC ends set-user-ID bits
+}
+
+// opening rewrites a guest's open flags. A guest that caches writes has no appending
+// ones: it knows where the file ends.
+func (fs *FS) opening(guest uint32, kill bool) opening {
+	return opening{
+		flags:   fs.hostFlags(guest),
+		appends: guest&unix.O_APPEND != 0 && !fs.has(fuse.WritebackCache),
+		kill:    kill,
+	}
+}
+
+// openFile is reopen for a guest's handle; it returns the flags of the new descriptor,
+// too. An append-only file is opened for writing with O_APPEND or not at all
+// (ioctl_iflags(2)).
+func (fs *FS) openFile(t *thread, fd int, o opening) (n, flags int, e syscall.Errno) {
+	if o.flags&unix.O_TRUNC != 0 {
+		fs.loseCapability(t, fd)
+		fs.killPrivs(t, fd, o.kill)
+		defer fs.keepPrivs(t)
+	}
+	n, e = fs.reopen(t, fd, o.flags)
+	if e == unix.EPERM && o.appends {
+		o.flags |= unix.O_APPEND
+		n, e = fs.reopen(t, fd, o.flags)
+	}
+	return n, o.flags, e
 }
 
 // Open implements fuse.FileSystem. Special files are the guest's own business, and
@@ -64,7 +98,7 @@ func (fs *FS) Open(c *fuse.Context, node fuse.NodeID, flags uint32, kill bool, o
 	default:
 		return syscall.EBADF
 	}
-	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags), kill, out))
+	return fs.errno(fs.openNode(local(c), &n.v, fs.opening(flags, kill), out))
 }
 
 // OpenDir implements fuse.FileSystem. A guest that can do without is told to.
@@ -84,7 +118,8 @@ func (fs *FS) openDir(c *fuse.Context, node fuse.NodeID, flags uint32, out *fuse
 	if n.v.typ != unix.S_IFDIR {
 		return syscall.ENOTDIR
 	}
-	return fs.errno(fs.openNode(local(c), &n.v, fs.hostFlags(flags)&unix.O_NOATIME|unix.O_DIRECTORY, false, out))
+	o := opening{flags: fs.hostFlags(flags)&unix.O_NOATIME | unix.O_DIRECTORY}
+	return fs.errno(fs.openNode(local(c), &n.v, o, out))
 }
 
 // dirHandle is handles.get for a directory; the handle 0 of a guest that opens none
@@ -120,11 +155,11 @@ func (fs *FS) magic(t *thread, n *node) bool {
 }
 
 // openNode makes a handle of a regular file or a directory.
-func (fs *FS) openNode(t *thread, n *node, flags int, kill bool, out *fuse.Opened) syscall.Errno {
+func (fs *FS) openNode(t *thread, n *node, o opening, out *fuse.Opened) syscall.Errno {
 	if fs.magic(t, n) {
 		return unix.EACCES
 	}
-	fd, e := fs.reopenKill(t, n.fd, flags, kill)
+	fd, flags, e := fs.openFile(t, n.fd, o)
 	if e != 0 {
 		return e
 	}

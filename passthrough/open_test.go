@@ -279,3 +279,57 @@ func TestTroubles(t *testing.T) {
 	same(t, "lines logged a minute later", lines, 3)
 	g.fs.DetachThread(g.c.Local)
 }
+
+// An append-only file is opened with O_APPEND where the guest has it, and then takes
+// only what goes to its end.
+func TestAppendOnly(t *testing.T) {
+	needRoot(t)
+	const appendOnly = 0x20 // FS_APPEND_FL, linux/fs.h
+	file := func(t *testing.T, g *guest) fuse.NodeID {
+		g.file("f", "old", 0o644)
+		f, err := os.Open(g.path("f"))
+		must(t, err)
+		old, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+		must(t, err)
+		t.Cleanup(func() {
+			must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, old))
+			must(t, f.Close())
+		})
+		must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, old|appendOnly))
+		return g.find("f").Node
+	}
+	const flags = unix.O_WRONLY | unix.O_APPEND
+
+	g := newGuest(t)
+	n := file(t, g)
+	before := fds(t)
+	for _, bad := range []uint32{unix.O_WRONLY, unix.O_RDWR, flags | unix.O_TRUNC} {
+		_, err := g.openErr(n, bad)
+		want(t, "Open", err, unix.EPERM)
+	}
+	same(t, "descriptors", fds(t), before)
+
+	h := g.open(n, flags)
+	_, o, err := g.create("f", fuse.Create{Flags: flags})
+	must(t, err)
+	for _, x := range []struct {
+		h    fuse.Handle
+		args fuse.WriteArgs
+		want syscall.Errno
+	}{
+		{h, fuse.WriteArgs{OpenFlags: flags}, 0},
+		{o.Handle, fuse.WriteArgs{OpenFlags: flags}, 0},
+		{h, fuse.WriteArgs{OpenFlags: unix.O_WRONLY}, unix.EPERM},
+		{h, fuse.WriteArgs{OpenFlags: flags, Flags: fuse.WriteCache}, unix.EPERM},
+	} {
+		_, err := g.writeErr(n, x.h, 0, "+", x.args)
+		want(t, "Write", err, x.want)
+	}
+	same(t, "content", g.content("f"), "old++")
+
+	t.Run("writeback", func(t *testing.T) { // pages have no end to go to
+		g := newGuest(t, writeback)
+		_, err := g.openErr(file(t, g), flags)
+		want(t, "Open", err, unix.EPERM)
+	})
+}

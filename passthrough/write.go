@@ -31,8 +31,11 @@ func (fs *FS) Write(c *fuse.Context, node fuse.NodeID, h fuse.Handle, src guestm
 	if in.OpenFlags&unix.O_APPEND != 0 && in.Flags&fuse.WriteCache == 0 && !fs.has(fuse.WritebackCache) {
 		flags = unix.RWF_APPEND
 	}
+	if f.v.flags&unix.O_APPEND != 0 && flags == 0 {
+		return 0, syscall.EPERM // an append-only file has no other writes; the host would move it
+	}
 	t := local(c)
-	fs.killPrivs(t, in.Flags&fuse.WriteKillSuidgid != 0)
+	fs.killPrivs(t, f.v.fd, in.Flags&fuse.WriteKillSuidgid != 0)
 	defer fs.keepPrivs(t)
 	done, e := f.v.write(t, src, int64(off), flags)
 	if e == unix.EOPNOTSUPP && flags != 0 && done == 0 {

@@ -81,8 +81,10 @@ func (fs *FS) GetXattr(c *fuse.Context, node fuse.NodeID, name, dst []byte) (int
 	return size, nil
 }
 
-// ListXattr implements fuse.FileSystem. Only names that the guest may use are listed,
-// and counted.
+// ListXattr implements fuse.FileSystem. Only names that the caller may use are listed,
+// and counted: as on a local file system, trusted.* is for root (xattr(7); E.15.9). Linux
+// does not say who asks if it may map ids (since 6.12; linux fs/fuse/dev.c,
+// fuse_get_req): then all are listed.
 func (fs *FS) ListXattr(c *fuse.Context, node fuse.NodeID, dst []byte) (int, error) {
 	t := local(c)
 	n, path, err := fs.xattrNode(t, node)
@@ -94,6 +96,7 @@ func (fs *FS) ListXattr(c *fuse.Context, node fuse.NodeID, dst []byte) (int, err
 	if e != 0 {
 		return 0, fs.errno(e)
 	}
+	root := c.UID == 0 || c.UID == fuse.NoID
 	kept := t.buf[:0]
 	for rest := t.buf[:size]; ; {
 		i := bytes.IndexByte(rest, 0)
@@ -104,7 +107,7 @@ func (fs *FS) ListXattr(c *fuse.Context, node fuse.NodeID, dst []byte) (int, err
 		if fs.opt.XattrMap != nil {
 			name = fs.opt.XattrMap.guest(name)
 		}
-		if len(name) > 0 && !fs.hidden(name) {
+		if len(name) > 0 && !fs.hidden(name) && (root || !hasPrefix(name, "trusted.")) {
 			kept = append(append(kept, name...), 0) // moves towards the front of the same buffer
 		}
 		rest = rest[i+1:]

@@ -188,3 +188,34 @@ func TestH176KillSgid(t *testing.T) {
 	must(t, set("user.a", "x", true))
 	same(t, "S_ISGID after another name", g.host("f").Mode&unix.S_ISGID, unix.S_ISGID)
 }
+
+// Names in trusted.* are listed for root only, whatever they are called on the host.
+func TestListTrusted(t *testing.T) {
+	needRoot(t)
+	list := func(g *guest, uid uint32) string {
+		t.Helper()
+		return g.as(uid, 0).listx(g.find("f").Node)
+	}
+	for name, all := range map[string]struct {
+		edit         func(*Options)
+		root, nobody string
+	}{
+		"as they are": {func(*Options) {}, "trusted.a\x00user.a\x00", "user.a\x00"},
+		"renamed": {func(o *Options) {
+			m, err := ParseXattrMap(":prefix:server::trusted.: :bad:server::: :ok:client:::")
+			must(t, err)
+			o.XattrMap = m
+		}, "a\x00", "a\x00"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest(t, func(o *Options) fuse.InitFlags { all.edit(o); return 0 })
+			g.file("f", "", 0o644)
+			for _, x := range []string{"trusted.a", "user.a"} {
+				must(t, unix.Setxattr(g.path("f"), x, nil, 0))
+			}
+			same(t, "root's list", list(g, 0), all.root)
+			same(t, "list of who has no id", list(g, fuse.NoID), all.root)
+			same(t, "list of a user", list(g, 1000), all.nobody)
+		})
+	}
+}

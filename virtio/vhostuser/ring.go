@@ -82,10 +82,12 @@ func (r *ring) forget() error {
 
 // A bell is what a device holds for as long as its ring runs, while the front-end
 // exchanges the Bell behind it. Its lock is held for one Notify at most, and a Notify
-// never blocks.
+// never blocks. A ring may run before it has its bell (fs-device.md B.6), so a Notify in
+// silence is made up for.
 type bell struct {
-	mu sync.Mutex
-	to Bell // nil: silence
+	mu     sync.Mutex
+	to     Bell // nil: silence
+	missed bool // somebody rang in silence
 }
 
 // Notify rings the current bell.
@@ -93,19 +95,24 @@ func (b *bell) Notify() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.to == nil {
+		b.missed = true
 		return nil
 	}
 	return b.to.Notify()
 }
 
 // set exchanges the bell and closes the old one.
-func (b *bell) set(to Bell) error {
+func (b *bell) set(to Bell) (err error) {
 	b.mu.Lock()
 	old := b.to
 	b.to = to
-	b.mu.Unlock()
-	if old == nil {
-		return nil
+	if b.missed && to != nil {
+		err = to.Notify()
 	}
-	return old.Close()
+	b.missed = false
+	b.mu.Unlock()
+	if old != nil {
+		err = errors.Join(err, old.Close())
+	}
+	return err
 }

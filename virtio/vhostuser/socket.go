@@ -132,11 +132,7 @@ func (s *Socket) Bell(m *Message, ring VringFile) (Bell, error) {
 	if ring.NoFD {
 		return nil, nil
 	}
-	flags, err := unix.FcntlInt(uintptr(m.Files[0].Int()), unix.F_GETFL, 0)
-	if err != nil {
-		return nil, fmt.Errorf("flags of %s: %w", m.Files[0], err)
-	}
-	return &eventBell{event: m.take(0), mayBlock: flags&unix.O_NONBLOCK == 0}, nil
+	return NewEventBell(m.take(0))
 }
 
 // wantFiles reports an error unless m carries one descriptor, or none with NoFD.
@@ -168,6 +164,15 @@ func (s *Socket) Close() error {
 		return fmt.Errorf("close vhost-user connection: %w", err)
 	}
 	return nil
+}
+
+// NewEventBell returns a Bell that adds 1 to an eventfd of a peer, which it owns.
+func NewEventBell(event *fd.FD) (Bell, error) {
+	flags, err := unix.FcntlInt(uintptr(event.Int()), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("flags of %s: %w", event, err), event.Close())
+	}
+	return &eventBell{event: event, mayBlock: flags&unix.O_NONBLOCK == 0}, nil
 }
 
 // An eventBell rings by adding 1 to an eventfd.

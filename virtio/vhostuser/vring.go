@@ -144,7 +144,7 @@ func (s *session) setVringBell(m *Message) error {
 	if m.Code == SetVringErr {
 		b = &r.err
 	}
-	s.warn("old bell", b.set(to))
+	s.warn("change of a bell", b.set(to))
 	return nil
 }
 

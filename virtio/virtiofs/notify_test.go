@@ -1,6 +1,7 @@
 package virtiofs_test
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
@@ -170,13 +171,12 @@ func modes(t *testing.T, f func(t *testing.T, o guestOptions)) {
 	}
 }
 
-// TestNotifications loses no wake-up in a million random interleavings of a driver and
-// the device.
+var interleavings = flag.Int("interleavings", 50_000, "how many TestNotifications tries")
+
+// TestNotifications loses no wake-up in many random interleavings of a driver and the
+// device. A change of what they tell each other is worth a million.
 func TestNotifications(t *testing.T) {
-	n := 250_000
-	if testing.Short() {
-		n = 10_000
-	}
+	n := *interleavings / 4 // for each mode
 	modes(t, func(t *testing.T, o guestOptions) {
 		for _, size := range []int{128, 4} {
 			o.size = size
@@ -202,7 +202,7 @@ func TestRingSizes(t *testing.T) {
 					c.wait()
 				}
 			}
-			c.interleave(c.done+10_000, rand.New(rand.NewPCG(2, 2)))
+			c.interleave(c.done+3000, rand.New(rand.NewPCG(2, 2)))
 		}
 	})
 }

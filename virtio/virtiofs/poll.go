@@ -3,8 +3,6 @@ package virtiofs
 import (
 	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // To be woken costs 10 to 40 µs, more than most requests take. So a loop that ran out of
@@ -17,9 +15,11 @@ import (
 //	                          short: window doubles     long: window halves, to 0
 //
 // Looking never makes sense when the driver shares our processor, or someone else needs
-// it: then the yields in between take long, and looking is put off for a while. So it is
-// after a few looks in vain in a row. A loop without work sleeps after one look, and an
-// idle device uses no processor time.
+// it. In the first case all looks are in vain, in the second a look is interrupted; after
+// that, and after a few looks in vain in a row, looking is put off for a while. We don't
+// yield to find out: Linux takes a whole slice off who yields (kernel/sched/fair.c:
+// yield_task_fair), and then requests wait for milliseconds. A loop without work sleeps
+// after one look, and an idle device uses no processor time.
 
 // DefaultPoll is a good limit for Options.Poll: about what waking a thread costs.
 const DefaultPoll = 50 * time.Microsecond
@@ -29,8 +29,6 @@ const (
 	firstLook = 5 * time.Microsecond
 	// looksPerTick is how often a look looks between two looks at the clock.
 	looksPerTick = 8
-	// yieldEvery is how often a look lets others run.
-	yieldEvery = 4 * time.Microsecond
 	// crowded is what a step of a look takes only if somebody else has run meanwhile.
 	crowded = 20 * time.Microsecond
 	// maxMisses is how many looks in a row may be in vain before they are put off.
@@ -105,7 +103,7 @@ func (l *loop) look() (found bool) {
 	if p.window == 0 {
 		return false
 	}
-	for now, yield := p.idle, p.idle+yieldEvery; ; {
+	for now := p.idle; ; {
 		for range looksPerTick {
 			if l.pending() {
 				p.found()
@@ -113,12 +111,7 @@ func (l *loop) look() (found bool) {
 			}
 		}
 		last := now
-		if now = l.now(); now > yield {
-			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-			now = l.now()
-			yield = now + yieldEvery
-		}
-		switch {
+		switch now = l.now(); {
 		case now-last > crowded:
 			p.missed(now, true)
 			return l.pending()

@@ -25,8 +25,8 @@ func (c *clock) gap(d time.Duration) {
 		c.looks++
 		switch {
 		case c.crowded:
-			c.looked += min(c.window, yieldEvery)
-			c.missed(c.now+min(c.window, yieldEvery), true)
+			c.looked += c.window
+			c.missed(c.now+c.window, true)
 		case d <= c.window:
 			c.looked += d
 			c.now += d
