@@ -75,6 +75,8 @@ func flagCases() (cases []testcase) {
 		locked(e, appendTo, func() {
 			e.is("open-w", e.tryOpen("f", unix.O_WRONLY), "EPERM")
 			e.is("open-append", e.tryOpen("f", unix.O_WRONLY|unix.O_APPEND), "ok")
+			e.is("append", drop(unix.Pwrite(e.open("f", unix.O_WRONLY|unix.O_APPEND), []byte("+"), 0)), "ok")
+			e.is("appended", e.content("f"), "data+")
 			e.is("open-append-trunc", e.tryOpen("f", unix.O_WRONLY|unix.O_APPEND|unix.O_TRUNC), "EPERM")
 			e.is("truncate", unix.Truncate("f", 1), "EPERM")
 			e.is("unlink", unix.Unlink("f"), "EPERM")

@@ -27,12 +27,16 @@ var deadly = []string{"xattr/set/not-utf8"}
 // local file system only where virtiofsd does, and in fewer places; the places are the
 // table in docs/posix.md.
 func TestMount(t *testing.T) {
-	ours := mounttest.Vfiofs(t, "--xattr", "--posix-acl", "--allow-direct-io", "--posix-lock", "--flock", "--sandbox=none")
+	ours := mounttest.Vfiofs(t, "--xattr", "--posix-acl", "--allow-direct-io", "--posix-lock", "--flock", "--killpriv-v2", "--sandbox=none")
 	// CAP_SYS_ADMIN is for trusted.* attributes, which virtiofsd has no right to by itself.
-	theirs := mounttest.Virtiofsd(t, "--xattr", "--posix-acl", "--announce-submounts", "--allow-direct-io", "--modcaps=+sys_admin")
-	local := collect(t, all(), t.TempDir())
-	virtiofsd := diff(local, collect(t, without(all(), deadly...), mounttest.Mount(t, theirs, t.TempDir()).Dir))
-	vfiofs := diff(local, collect(t, all(), mounttest.Mount(t, ours, t.TempDir()).Dir))
+	theirs := mounttest.Virtiofsd(t, "--xattr", "--posix-acl", "--announce-submounts", "--allow-direct-io", "--killpriv-v2", "--modcaps=+sys_admin")
+	runs := together(t,
+		suite{"local", all(), t.TempDir()},
+		suite{"vfiofs", all(), mounttest.Mount(t, ours, t.TempDir()).Dir},
+		suite{"virtiofsd", without(all(), deadly...), mounttest.Mount(t, theirs, t.TempDir()).Dir},
+	)
+	local := runs[0]
+	vfiofs, virtiofsd := diff(local, runs[1]), diff(local, runs[2])
 	t.Logf("of %d assertions vfiofs differs in %d and virtiofsd in %d", len(local), len(vfiofs), len(virtiofsd))
 
 	for name, d := range vfiofs {

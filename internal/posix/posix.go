@@ -10,7 +10,8 @@
 // Most cases are cells of a table, operation by kind of object, or come out of loops
 // over such sets with a rule that says what has to happen. A case makes all it needs,
 // looks at nothing another case made, and runs on a thread that ends with it, so that a
-// user id, umask or lock owner cannot leak into the next one. Nothing runs in parallel.
+// user id, umask or lock owner cannot leak into the next one. The cases of a run do not
+// run in parallel; runs in different directories may.
 //
 // The specification is POSIX.1-2024 (System Interfaces) and, where Linux says more or
 // otherwise, the Linux manual pages, sections 2 and 7; what those leave open is asserted

@@ -36,6 +36,29 @@ func collect(t *testing.T, cases []testcase, dir string) (results []Result) {
 	return results
 }
 
+// A suite is some cases and where they run.
+type suite struct {
+	name  string
+	cases []testcase
+	dir   string
+}
+
+// together runs suites at the same time, since each waits for its file system more than
+// for a processor. They have nothing in common but the process.
+func together(t *testing.T, suites ...suite) [][]Result {
+	t.Helper()
+	results := make([][]Result, len(suites))
+	t.Run("suites", func(t *testing.T) {
+		for i, s := range suites {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				results[i] = collect(t, s.cases, s.dir)
+			})
+		}
+	})
+	return results
+}
+
 // without returns the cases whose names are not in a list.
 func without(cases []testcase, names ...string) []testcase {
 	return slices.DeleteFunc(cases, func(c testcase) bool { return slices.Contains(names, c.name) })
@@ -44,11 +67,18 @@ func without(cases []testcase, names ...string) []testcase {
 // TestLocal runs the suite on a local file system, which is what the manual pages are
 // about: nothing differs, and a second run finds the same.
 func TestLocal(t *testing.T) {
+	t.Parallel()
 	dir := os.Getenv(dirVariable)
+	once := dir != "" || testing.Short() // enough for looking at a directory, and under the race detector
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	results := collect(t, all(), dir)
+	suites := []suite{{"first", all(), dir}}
+	if !once {
+		suites = append(suites, suite{"second", all(), t.TempDir()})
+	}
+	runs := together(t, suites...)
+	results := runs[0]
 	for _, r := range results {
 		if t.Log(r); !r.OK() {
 			t.Fail()
@@ -64,11 +94,8 @@ func TestLocal(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 && os.Getenv(dirVariable) == "" {
 		t.Errorf("the suite left %d entries, error %v; want nothing", len(left), err)
 	}
-	if os.Getenv(dirVariable) != "" || testing.Short() {
-		return // once is enough for looking at a directory, and under the race detector
-	}
-	if second := collect(t, all(), dir); !slices.Equal(results, second) {
-		t.Errorf("a second run is not like the first: -first +second\n%s", cmp.Diff(results, second))
+	if !once && !slices.Equal(results, runs[1]) {
+		t.Errorf("a second run is not like the first: -first +second\n%s", cmp.Diff(results, runs[1]))
 	}
 }
 
@@ -78,6 +105,7 @@ func TestUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // then TestLocal is this test
 	}
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "posix") // below a directory that everybody may enter
 	if err != nil {
 		t.Fatal(err)
