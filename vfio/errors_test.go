@@ -265,6 +265,21 @@ func TestLockable(t *testing.T) {
 	if limit.Max == unix.RLIM_INFINITY && limit.Cur >= 1<<62 && err != nil {
 		t.Errorf("withinLimit(1 << 62) = %v; want nil", err)
 	}
+	// The soft limit is raised also for those who have the capability: it may be worth
+	// nothing.
+	low := unix.Rlimit{Cur: 0, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &low); err != nil {
+		t.Fatal(err)
+	}
+	if err := lockable("/proc/self/status", 4096); err != nil {
+		t.Errorf("lockable(4096) = %v; want nil", err)
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &low); err != nil || low.Cur < 4096 {
+		t.Errorf("limit after lockable(4096) = %+v, %v; want 4096 or more", low, err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		t.Fatal(err)
+	}
 	if err := withinLimit("/nonexistent", 1); err == nil {
 		t.Error("withinLimit without a status file = nil; want an error")
 	}

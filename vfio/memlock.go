@@ -15,11 +15,15 @@ import (
 
 // lockable returns an error unless this process may lock size more bytes. It raises the
 // soft limit if the hard limit allows it. status is the process's status file.
+//
+// With CAP_IPC_LOCK the kernel has the last word: the limit does not hold, except for
+// those who have the capability in a user namespace only.
 func lockable(status string, size uint64) error {
+	err := withinLimit(status, size)
 	if hasIPCLock() {
 		return nil
 	}
-	return withinLimit(status, size)
+	return err
 }
 
 // withinLimit is lockable for a process that the limit holds for.
@@ -65,7 +69,7 @@ func memlockError(need uint64, err error) error {
 	}
 }
 
-// hasIPCLock reports whether the limit doesn't hold for this process.
+// hasIPCLock reports whether this process has CAP_IPC_LOCK in its user namespace.
 func hasIPCLock() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -153,6 +153,11 @@ func (s *Serve) checkPlaces() error {
 	if err != nil {
 		return fmt.Errorf("cannot look at the directories above the socket: %w", err)
 	}
+	if inside && s.isVirtiofsd() {
+		// Its users share "/" (virtme-ng), and it doesn't mind.
+		s.notes = append(s.notes, fmt.Sprintf("the socket %s is inside the shared directory %s: the guest can remove it", s.place(), s.SharedDir))
+		return nil
+	}
 	if inside {
 		return usage("the socket %s is inside the shared directory %s, where the guest could reach it: put it elsewhere, for example under /run", s.place(), s.SharedDir)
 	}

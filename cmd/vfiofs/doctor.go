@@ -16,7 +16,7 @@ type Doctor struct{ machine }
 
 // Help is what "vfiofs doctor --help" says beyond the options.
 func (Doctor) Help() string {
-	return `Looks at this machine and changes nothing. Each line says what is there or missing, what it is needed for, and how to get it. The end says what vfiofs can do here: serve on a socket, drive a PCI function (--vfio ADDR), drive one over a vfio-user socket (--vfio PATH), be the device model (proxy), and run virtual machines.
+	return `Looks at this machine and changes nothing. Each line says what is there or missing, what it is needed for, and how to get it. The end says what vfiofs can do here: serve on a socket, drive a PCI function (--vfio ADDR), drive one over a vfio-user socket (--vfio PATH), be the device model (proxy), confine itself (--sandbox namespace), mount a share on this host (mount DIR), and run virtual machines.
 
 Exit codes: 0 the socket transport works, 1 it doesn't, 2 wrong usage.`
 }
@@ -30,11 +30,13 @@ const (
 	forVFIO     purpose = "--vfio ADDR"
 	forVFIOUser purpose = "--vfio PATH"
 	forProxy    purpose = "proxy"
+	forSandbox  purpose = "--sandbox namespace"
+	forMount    purpose = "mount DIR"
 	forVMs      purpose = "virtual machines"
 )
 
 // purposes are all of them, in the order of the text.
-var purposes = []purpose{forSocket, forVFIO, forVFIOUser, forProxy, forVMs}
+var purposes = []purpose{forSocket, forVFIO, forVFIOUser, forProxy, forSandbox, forMount, forVMs}
 
 // A finding is the result of one check.
 type finding struct {
@@ -80,7 +82,9 @@ func (d *Doctor) run(ctx context.Context, stdout io.Writer) error {
 func (d *Doctor) examine(ctx context.Context, sysfs pci.Sysfs) []finding {
 	findings := d.checkKernel()
 	findings = append(findings, d.checkLimits()...)
+	findings = append(findings, d.checkJail()...)
 	findings = append(findings, d.checkMemory()...)
+	findings = append(findings, d.checkMount()...)
 	findings = append(findings, d.checkVFIO(sysfs)...)
 	return append(findings, d.checkVMs(ctx)...)
 }

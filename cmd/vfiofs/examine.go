@@ -76,7 +76,7 @@ func probeNowait() error {
 func (d *Doctor) checkLimits() []finding {
 	root := finding{
 		Name: "root", OK: os.Geteuid() == 0, Detail: fmt.Sprintf("user %d", os.Geteuid()),
-		Fix: "run vfiofs as root, so that new files get their owners in the guest; \"vfio bind\" needs it too",
+		Fix: "run vfiofs as root, or with id maps, so that new files get their owners in the guest; \"vfio bind\" needs it too",
 	}
 	f := []finding{root}
 

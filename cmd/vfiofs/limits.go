@@ -61,6 +61,22 @@ func fileLimit(want *uint64, now unix.Rlimit, highest uint64) (unix.Rlimit, erro
 	return unix.Rlimit{Cur: files, Max: max(files, now.Max)}, nil
 }
 
+// raiseLockLimit has servers in user namespaces lock what a PCI function may reach, as far
+// as that is ours to allow: CAP_IPC_LOCK of such a namespace is nothing to the kernel. Who
+// then may not lock enough hears of it from package vfio.
+func raiseLockLimit() {
+	var now unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now) != nil || now.Cur >= enoughMemlock {
+		return
+	}
+	for _, highest := range []uint64{max(now.Max, enoughMemlock), now.Max} {
+		next := unix.Rlimit{Cur: min(enoughMemlock, highest), Max: highest}
+		if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &next) == nil {
+			return
+		}
+	}
+}
+
 // readNrOpen reads the system's ceiling for the limit of open files.
 func readNrOpen(path string) (uint64, error) {
 	text, err := os.ReadFile(path)

@@ -8,7 +8,7 @@
 // daemon, source.go where clients come from (a socket, or a PCI function), check.go
 // what is refused before anything is opened, log.go and limits.go what is set up for
 // the whole process, sandbox.go what confines it. Three tools stand beside it: proxy.go is "vfiofs proxy", bind.go
-// and functions.go are "vfiofs vfio", doctor.go and examine.go "vfiofs doctor".
+// and functions.go are "vfiofs vfio", doctor.go and examine*.go "vfiofs doctor".
 //
 // Ownership: serve owns the file system, the device and the source, and closes
 // them in reverse order. One client is served at a time; its connection belongs to

@@ -302,10 +302,18 @@ func TestH244LocalTime(t *testing.T) {
 			if err := errors.Join(err, cmd.Wait()); err != nil {
 				t.Fatalf("%v; log:\n%s", err, &log)
 			}
+			lines := 0
 			for line := range strings.Lines(log.String()) {
+				if !strings.HasPrefix(line, "time=") {
+					continue // a jailed server can't write down what of it was covered, and says so
+				}
+				lines++
 				if !strings.Contains(line, "+05:30 level=") {
 					t.Errorf("log line %q; want the zone's time", line)
 				}
+			}
+			if lines == 0 {
+				t.Errorf("log %q; want lines", &log)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,25 +218,25 @@ func TestWatchdog(t *testing.T) {
 		nf := &notifier{manager: ours, watchdog: 3 * time.Second}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		var pings int
+		var pings atomic.Int32
 		go func() {
 			buf := make([]byte, 100)
 			for {
 				if _, err := theirs.Read(buf); err != nil {
 					return
 				}
-				pings++
+				pings.Add(1)
 			}
 		}()
 		go nf.watch(ctx)
 		link := nf.observe(&stuckLink{more: true})
 		count := func(what string, want int) {
 			t.Helper()
-			pings = 0
+			pings.Store(0)
 			<-time.After(10*time.Second + time.Millisecond)
 			synctest.Wait()
-			if pings != want {
-				t.Errorf("%s: %d signs of life in 10 s; want %d", what, pings, want)
+			if got := int(pings.Load()); got != want {
+				t.Errorf("%s: %d signs of life in 10 s; want %d", what, got, want)
 			}
 		}
 		count("waiting for a client", 11)

@@ -116,7 +116,11 @@ func (s *Serve) launch(ctx context.Context, p *jail.Plan) (err error) {
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
 	socket, err := from.File()
-	if err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil: // told to end already, which closes the socket
+		return nil
+	default:
 		return fmt.Errorf("pass the socket to the server: %w", err)
 	}
 	defer socket.Close()

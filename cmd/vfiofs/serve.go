@@ -64,6 +64,9 @@ func (s *Serve) run(ctx context.Context, stdout, stderr io.Writer) error {
 		if err := raiseFileLimit(s.RlimitNofile, log); err != nil {
 			return err
 		}
+		if s.VFIO != "" {
+			raiseLockLimit()
+		}
 		if plan.Jailed() {
 			return s.launch(ctx, plan)
 		}

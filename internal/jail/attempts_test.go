@@ -31,6 +31,7 @@ var attempts = map[string]func() error{
 	"mount proc":           func() error { return unix.Mount("proc", ".", "proc", 0, "") },
 	"change the root":      func() error { return unix.Chroot(".") },
 	"new user namespace":   func() error { return unix.Unshare(unix.CLONE_NEWUSER) },
+	"make a jail":          ProbeNamespaces,
 	"new mount namespace":  func() error { return unix.Unshare(unix.CLONE_NEWNS) },
 	"map code":             mapCode,
 	"load BPF":             func() error { return failed(unix.SYS_BPF, 0, 0, 0) },

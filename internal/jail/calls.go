@@ -105,7 +105,7 @@ var runtimeCalls = []rule{
 	{name: "rt_sigprocmask", nr: unix.SYS_RT_SIGPROCMASK, why: "new threads"},
 	{name: "rt_sigaction", nr: unix.SYS_RT_SIGACTION, why: "signal handlers"},
 	{name: "sigaltstack", nr: unix.SYS_SIGALTSTACK, why: "new threads"},
-	{name: "sched_yield", nr: unix.SYS_SCHED_YIELD, why: "locks of the Go runtime; virtiofs/poll.go"},
+	{name: "sched_yield", nr: unix.SYS_SCHED_YIELD, why: "locks of the Go runtime"},
 	{name: "sched_getaffinity", nr: unix.SYS_SCHED_GETAFFINITY, why: "the number of processors"},
 	{name: "clone", nr: unix.SYS_CLONE, why: "new threads; no processes", arg: 0, mask: threadFlags, values: []uint32{unix.CLONE_THREAD | unix.CLONE_VM}},
 	{name: "clone3", nr: unix.SYS_CLONE3, why: "its flags can't be seen: C libraries then use clone", errno: unix.ENOSYS},

@@ -116,6 +116,32 @@ func bound(keep Caps) error {
 	return nil
 }
 
+// bequeath takes all other capabilities from the bounding set of the calling thread alone,
+// which is about to start the server. In the server it would be a signal to each thread
+// for each of them. What execve then takes from root it has by its inheritable set, until
+// keepOnly (capabilities(7), "Transformation of capabilities during execve").
+func bequeath(keep Caps) error {
+	now, err := capget()
+	if err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	if now.effective&(1<<unix.CAP_SETPCAP) == 0 {
+		return nil
+	}
+	set := bounding()
+	now.inheritable = now.permitted & set
+	data := now.words()
+	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return fmt.Errorf("pass capabilities to the server: %w", err)
+	}
+	for _, n := range (set &^ keep).list() {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop %v from the bounding set: %w", Caps(1)<<n, err)
+		}
+	}
+	return nil
+}
+
 // fixCaps has the capabilities of all threads survive a change of the user id
 // (fs-device.md F.1.1).
 func fixCaps() error {

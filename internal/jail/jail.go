@@ -15,12 +15,13 @@
 // started in them. That is all that Launch does beside waiting; the server is the same
 // command line, which finds itself in a Cell. With Mode None there is no launcher, and
 // Close applies what needs no other process. Each layer is a file: namespace.go,
-// maps.go, root.go, caps.go, landlock.go, seccomp.go with its table calls.go. Layers
-// fail closed: what was asked for and can't be had is an error, which names the layer,
-// the cause, and the option that turns it off.
+// maps.go, root.go, caps.go, landlock.go, seccomp.go with its table calls.go; probe.go
+// says which of them can be had. Layers fail closed: what was asked for and can't be had
+// is an error, which names the layer, the cause, and the option that turns it off.
 //
-// Attributes of threads are set on all threads of the process, and threads that come later
-// inherit them. No other goroutine may be changing its thread's credentials while Close
+// Attributes of threads are set on all threads of the process, by a signal to each, and
+// threads that come later inherit them; what can be inherited from the launcher is set
+// there, on one. No other goroutine may be changing its thread's credentials while Close
 // runs, nor have its own root directory: Close comes before the threads that serve. The
 // runtime can't reach all threads in builds with cgo (the race detector): those know
 // Mode None only.

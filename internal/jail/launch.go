@@ -87,6 +87,8 @@ func (p *Plan) start(lifeline *os.File, files []*os.File) (*os.Process, error) {
 		// The maps come after execve, which takes capabilities from those without a
 		// user id (fs-device.md F.4.1).
 		attr.AmbientCaps = allCaps().list()
+	} else if err := bequeath(p.Caps); err != nil { // a new user namespace has all of them again
+		return nil, err
 	}
 	// Whoever started us may have left descriptors open.
 	if err := unix.CloseRange(3, ^uint(0)>>1&0xffffffff, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {

@@ -26,7 +26,7 @@ func full(mode Mode, root string) Plan {
 // without the filter of system calls.
 func TestAttempts(t *testing.T) {
 	// Process 1 is the server itself, and it has no parent.
-	unfiltered := []string{"fork", "make a socket", "map code", "new user namespace", "io_uring", "keys", "kill the parent", "read other memory"}
+	unfiltered := []string{"fork", "make a socket", "make a jail", "map code", "new user namespace", "io_uring", "keys", "kill the parent", "read other memory"}
 	for _, test := range []struct {
 		mode    Mode
 		uid     uint32
@@ -62,7 +62,7 @@ func TestAttempts(t *testing.T) {
 // TestSeccompOnly has a server without any other layer.
 func TestSeccompOnly(t *testing.T) {
 	j := start(t, Plan{Mode: None, Seccomp: SeccompErrno, Calls: Socket}, 0)
-	for _, name := range []string{"run a program", "fork", "make a socket", "connect by TCP", "trace the parent", "mount", "map code", "new user namespace"} {
+	for _, name := range []string{"run a program", "fork", "make a socket", "connect by TCP", "trace the parent", "mount", "make a jail", "map code", "new user namespace"} {
 		if got := j.attempt(name); got != unix.EPERM.Error() {
 			t.Errorf("%s: error %q; want %v", name, got, unix.EPERM)
 		}

@@ -30,7 +30,7 @@ func (p *Plan) identity() (identity, error) {
 	id := identity{User: true, UIDMap: p.UIDMap, GIDMap: p.GIDMap}
 	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 	if id.UIDMap == nil && id.GIDMap == nil && uid != 0 {
-		id.UIDMap, id.GIDMap = subordinates(uid, gid)
+		id.UIDMap, id.GIDMap, _ = subordinates(uid, gid)
 	}
 	if id.UIDMap == nil {
 		id.UIDMap = ownMap(uid)
@@ -66,11 +66,11 @@ func unmapped(kind string, asked uint32) error {
 }
 
 // subordinates returns maps of the caller's own ids and those that /etc/subuid and
-// /etc/subgid lend, or nil if there are none or no programs to map them.
-func subordinates(uid, gid uint32) (uids, gids idmap.Map) {
+// /etc/subgid lend, or an error if there are none or no programs to map them.
+func subordinates(uid, gid uint32) (uids, gids idmap.Map, err error) {
 	for _, program := range []string{"newuidmap", "newgidmap"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return nil, nil
+			return nil, nil, err
 		}
 	}
 	names := []string{strconv.FormatUint(uint64(uid), 10)}
@@ -78,10 +78,13 @@ func subordinates(uid, gid uint32) (uids, gids idmap.Map) {
 		names = append(names, u.Username)
 	}
 	uids, gids = subordinate("/etc/subuid", names, uid), subordinate("/etc/subgid", names, gid)
-	if uids == nil || gids == nil {
-		return nil, nil
+	switch name := names[len(names)-1]; {
+	case uids == nil:
+		return nil, nil, fmt.Errorf("/etc/subuid lends no ids to %s", name)
+	case gids == nil:
+		return nil, nil, fmt.Errorf("/etc/subgid lends no ids to %s", name)
 	}
-	return uids, gids
+	return uids, gids, nil
 }
 
 // send makes the id maps of process pid, and tells it to go on.

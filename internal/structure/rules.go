@@ -57,6 +57,7 @@ func Repository() Rules {
 			"internal/idmap":            {},
 			"internal/jail":             {"internal/idmap"},
 			"internal/posix":            {},
+			"internal/launchers":        {},
 			"internal/structure":        {},
 			"internal/syslog":           {},
 			"internal/unixsock":         {"internal/fd"},
