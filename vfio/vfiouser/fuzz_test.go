@@ -195,6 +195,10 @@ func FuzzClientReplies(f *testing.F) {
 	mappable := step(good, GetRegionInfo, ok, 0, 1, info(0x1000, 7))
 	mappable = step(mappable, GetIRQInfo, ok, 0, 0, irqInfo{irqEventfd, 0, 3}.append(nil))
 	f.Add(append([]byte(nil), mappable...))
+	entry := appendU64s(appendU32s(appendU64s(nil, 8, 0), 0, ioEventfd, 0, 0), 0)
+	events := step(mappable, GetRegionIO, ok, 0, 1, append(appendU32s(nil, 56, 0, 0, 1), entry...))
+	f.Add(step(events, IRQSource, ok, 0, 1, irqInfo{}.append(nil)))
+	mappable = step(mappable, GetRegionIO, ok, 0, 0, appendU32s(nil, 16, 0, 0, 0))
 	rest := step(mappable, RegionRead, ok, 0, 0, append(access{0, 0, 4}.append(nil), 1, 2, 3, 4))
 	rest = step(rest, RegionWrite, ok, 0, 0, access{0, 0, 16}.append(nil))
 	rest = step(rest, DMAMap, ok, 0, 0, nil)
@@ -269,6 +273,9 @@ func drive(dev vfio.Device, file *fd.FD) {
 			mem[0]++
 			mem[len(mem)-1]++
 		}
+		if e, err := r.(*region).WriteEvent(8); err == nil {
+			e.Close()
+		}
 		r.ReadAt(b[:4], 0)
 		r.WriteAt(b[:4], 0)
 		r.WriteAt(b, 0)
@@ -279,6 +286,9 @@ func drive(dev vfio.Device, file *fd.FD) {
 		dev.UnmapDMA(0x1000, 0x1000)
 	}
 	for kind := range vfio.IRQ(irqKinds) {
+		if e, err := dev.(*client).Source(kind, 0); err == nil {
+			e.Close()
+		}
 		if n, _ := dev.Vectors(kind); n > 0 {
 			dev.SetIRQs(kind, []*fd.FD{file, file, file, file, file, file}[:min(n, 6)])
 			dev.SetIRQs(kind, nil)

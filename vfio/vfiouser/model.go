@@ -6,6 +6,7 @@
 //	             BAR memory ◄── descriptor, once ──────────  RegionInfo.File
 //	             DMA memory ─── DMA_MAP with descriptor ───► Bus.Snapshot, View
 //	             eventfds   ─── SET_IRQS with descriptors ─► Bus.Trigger
+//	             eventfds that save a message or a wake-up ◄ Model.Events, Source
 //
 // A Server serves one client at a time, from one goroutine that obeys commands in the
 // order in which they come and replies at once. It maps each file with DMA memory once,
@@ -55,6 +56,14 @@ type Model interface {
 	// BARs, any length for configuration space, and lies within the region.
 	Read(region int, p []byte, off int64)
 	Write(region int, p []byte, off int64)
+	// Events returns registers of a region where eventfds take the place of Write, at most
+	// max of them. They are what they are now: a client asks again when that may have
+	// changed.
+	Events(region, max int) []Event
+	// Source returns an eventfd for the client to wait for in place of a vector, or nil.
+	// From now on the Model raises the vector no longer when that is signalled, and never
+	// reads it. The Server closes it.
+	Source(kind vfio.IRQ, vector int) *fd.FD
 	// Unmap says that IOVAs first to last, or some of them, are no longer the device's or
 	// are other memory now: it must have stopped using them when Unmap returns.
 	Unmap(first, last vfio.IOVA)

@@ -105,6 +105,8 @@ type testModel struct {
 	infos   [vfio.NumRegions]RegionInfo
 	regs    [vfio.NumRegions][]byte
 	vectors [irqKinds]int
+	events  [vfio.NumRegions]map[int64]*fd.FD
+	sources map[int]*fd.FD
 	bus     *Bus     // while attached
 	calls   []string // all but reads of BARs
 	onWrite func()   // called without the lock
@@ -181,6 +183,34 @@ func (m *testModel) Write(region int, p []byte, off int64) {
 	if on != nil {
 		on()
 	}
+}
+
+func (m *testModel) Events(region, max int) (events []Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for off, e := range m.events[region] {
+		if len(events) < max {
+			events = append(events, Event{off, duplicate(e)})
+		}
+	}
+	return events
+}
+
+func (m *testModel) Source(_ vfio.IRQ, vector int) *fd.FD {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.sources[vector]; e != nil {
+		return duplicate(e)
+	}
+	return nil
+}
+
+func duplicate(f *fd.FD) *fd.FD {
+	n, err := unix.FcntlInt(uintptr(f.Int()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		panic(err)
+	}
+	return fd.New(n, "duplicate")
 }
 
 func (m *testModel) Unmap(first, last vfio.IOVA) {

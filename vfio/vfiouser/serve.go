@@ -26,8 +26,20 @@ import (
 
 // A reply is what handle makes of a command.
 type reply struct {
-	payload []byte // reused
-	file    *fd.FD // goes along; the Model's
+	payload []byte   // reused, as is
+	files   []*fd.FD // that go along
+	owned   bool     // files are ours to close, not the Model's
+}
+
+// close ends the use of files.
+func (r *reply) close() {
+	if r.owned {
+		for _, f := range r.files {
+			f.Close()
+		}
+	}
+	clear(r.files)
+	r.files, r.owned = r.files[:0], false
 }
 
 // answer does what m asks for and tells its sender.
@@ -41,7 +53,8 @@ func (s *session) answer(m *message) error {
 	if s.log.Enabled(context.Background(), slog.LevelDebug) {
 		s.log.Debug("vfio-user command", "command", m.command, "id", m.id, "flags", m.flags, "size", m.size, "files", len(m.files))
 	}
-	s.reply = reply{payload: s.reply.payload[:0]}
+	s.reply.payload = s.reply.payload[:0]
+	defer s.reply.close()
 	err := s.handle(m)
 	if err != nil {
 		s.refused(m, err)
@@ -69,13 +82,10 @@ func (s *session) refused(m *message, err error) {
 // send sends the reply that handle made, or err.
 func (s *session) send(m *message, err error) error {
 	h := header{id: m.id, command: m.command, flags: flagReply}
-	switch {
-	case err != nil:
+	if err != nil {
 		return s.conn.refuse(m, errnoOf(err))
-	case s.reply.file != nil:
-		return s.conn.send(h, s.reply.payload, nil, s.reply.file)
 	}
-	return s.conn.send(h, s.reply.payload, nil)
+	return s.conn.send(h, s.reply.payload, nil, s.reply.files...)
 }
 
 // handle does what m asks for.
@@ -108,6 +118,8 @@ func (s *session) handle(m *message) error {
 		return s.writeMulti(m)
 	case Reset:
 		return s.reset(m)
+	case IRQSource:
+		return s.source(m)
 	}
 	return unix.ENOSYS
 }
@@ -136,6 +148,7 @@ func (s *session) version(m *message) error {
 	if v.major != majorVersion {
 		return fmt.Errorf("version %d.%d; want %d.x", v.major, v.minor, majorVersion)
 	}
+	s.peerFiles = int(min(v.capabilities.MaxFiles, maxFiles))
 	s.attach()
 	ours := version{majorVersion, minorVersion, capabilities{MaxTransfer: maxTransfer, MaxFiles: defaultFiles, WriteMulti: true}}
 	s.reply.payload = ours.append(s.reply.payload)
@@ -233,19 +246,9 @@ func (s *session) getRegionInfo(m *message) error {
 	info.argsz = info.length()
 	whole := info.argsz <= ask.argsz
 	if mappable && whole {
-		s.reply.file = r.File
+		s.reply.files = append(s.reply.files, r.File)
 	}
 	s.reply.payload = info.append(s.reply.payload, whole)
-	return nil
-}
-
-// getRegionIO is DEVICE_GET_REGION_IO_FDS: all registers are reached by messages.
-func (s *session) getRegionIO(m *message) error {
-	ask, err := decodeIRQInfo(m.payload) // of the same shape
-	if err != nil {
-		return err
-	}
-	s.reply.payload = irqInfo{index: ask.index}.append(s.reply.payload)
 	return nil
 }
 

@@ -63,9 +63,10 @@ type session struct {
 	model Model
 	log   *slog.Logger
 
-	bus     *Bus // nil before VERSION
-	regions [vfio.NumRegions]RegionInfo
-	reply   reply
+	bus       *Bus // nil before VERSION
+	peerFiles int  // descriptors that the client takes in one message
+	regions   [vfio.NumRegions]RegionInfo
+	reply     reply
 
 	refusals int // commands that were refused
 }

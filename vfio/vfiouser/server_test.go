@@ -182,6 +182,11 @@ func TestRefused(t *testing.T) {
 		{"GET_REGION_INFO without room", GetRegionInfo, regionInfo{argsz: 31}.append(nil, false), unix.EINVAL},
 		{"GET_REGION_INFO short", GetRegionInfo, make([]byte, 31), unix.EINVAL},
 		{"GET_REGION_IO_FDS short", GetRegionIO, make([]byte, 15), unix.EINVAL},
+		{"GET_REGION_IO_FDS without room", GetRegionIO, appendU32s(nil, 15, 0, 0, 0), unix.EINVAL},
+		{"GET_REGION_IO_FDS of region 9", GetRegionIO, appendU32s(nil, 16, 0, 9, 0), unix.EINVAL},
+		{"IRQ_SOURCE short", IRQSource, make([]byte, 15), unix.EINVAL},
+		{"IRQ_SOURCE of kind 5", IRQSource, irqInfo{index: 5}.append(nil), unix.EINVAL},
+		{"IRQ_SOURCE of vector 8", IRQSource, irqInfo{index: 2, count: 8}.append(nil), unix.EINVAL},
 		{"GET_IRQ_INFO of kind 5", GetIRQInfo, irqInfo{index: 5}.append(nil), unix.EINVAL},
 		{"GET_IRQ_INFO short", GetIRQInfo, make([]byte, 15), unix.EINVAL},
 		{"REGION_READ short", RegionRead, make([]byte, 15), unix.EINVAL},
@@ -319,7 +324,7 @@ func TestServeEndsWithContext(t *testing.T) {
 
 // TestCommandString names what is known and numbers the rest.
 func TestCommandString(t *testing.T) {
-	for c, want := range map[Command]string{RegionRead: "REGION_READ", 0: "command 0", 14: "command 14", 99: "command 99"} {
+	for c, want := range map[Command]string{RegionRead: "REGION_READ", 0: "command 0", 14: "command 14", 99: "command 99", IRQSource: "IRQ_SOURCE"} {
 		if got := c.String(); got != want {
 			t.Errorf("Command(%d).String() = %q; want %q", c, got, want)
 		}

@@ -29,6 +29,8 @@ const (
 	DMAWrite      Command = 12 // VFIO_USER_DMA_WRITE, server to client
 	Reset         Command = 13 // VFIO_USER_DEVICE_RESET
 	WriteMulti    Command = 15 // VFIO_USER_REGION_WRITE_MULTI
+
+	IRQSource Command = 240 // our own, far from the protocol's: the eventfd behind an interrupt
 )
 
 // commandNames holds the names of commands in the specification.
@@ -42,8 +44,11 @@ var commandNames = [...]string{
 
 // String returns the command's name in the specification, or its number.
 func (c Command) String() string {
-	if int(c) < len(commandNames) && commandNames[c] != "" {
+	switch {
+	case int(c) < len(commandNames) && commandNames[c] != "":
 		return commandNames[c]
+	case c == IRQSource:
+		return "IRQ_SOURCE"
 	}
 	return "command " + strconv.Itoa(int(c))
 }

@@ -9,6 +9,9 @@
 //	   kick eventfd            ──interrupt 2+i─► eventfd ► Link.Kick│
 //	   call eventfd            ◄─doorbell i────────────── Link.Bell ┘
 //
+// A device behind a vfio-user socket may give the eventfds themselves away: then there is
+// no device on the way of kicks and calls (Link.Kick, Link.Bell).
+//
 // A Driver lives as long as the function does and makes one Link per connection of the
 // sibling: Accept programs the notifications, says that we are ready, and waits. If the
 // device is in a state that can't be trusted (a broken queue, NEEDS_RESET, messages of

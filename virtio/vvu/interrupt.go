@@ -54,6 +54,17 @@ func plan(rings, n int) (vectors, error) {
 	return v, nil
 }
 
+// alone reports whether an interrupt stands for the kicks of one ring and nothing else.
+func (v *vectors) alone(vector int) bool {
+	n := 0
+	for _, at := range v.rings {
+		if at == vector {
+			n++
+		}
+	}
+	return n == 1 && !slices.Contains(v.queues(), vector)
+}
+
 // listen has all interrupts signal eventfds.
 func (d *Driver) listen(rings int) error {
 	n, err := d.dev.Vectors(vfio.MSIX)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"vfiofs/internal/fd"
 	"vfiofs/pci"
 	"vfiofs/vfio"
 	"vfiofs/virtio/virtiopci"
@@ -67,12 +68,26 @@ type function struct {
 	doorbells *vfio.Registers
 	spacing   int64 // bytes from one doorbell to the next
 	errBells  bool  // there are doorbells for errors after those for calls
+	bells     eventRegion
+	bellsAt   int64 // offset in bells of the first doorbell
 
 	notifications *vfio.Registers // nil: none, rings are polled
 
 	window   []byte // shared memory
 	rule     MemRule
 	extended bool // the device has the extension block: it is a vfio-user device
+}
+
+// An eventRegion is a region that may know eventfds to be signalled in place of writing
+// registers (vfiouser). nil: this one doesn't.
+type eventRegion interface {
+	WriteEvent(off int64) (*fd.FD, error)
+}
+
+// A sourceDevice is a device that may know eventfds to be waited for in place of
+// interrupts (vfiouser).
+type sourceDevice interface {
+	Source(kind vfio.IRQ, vector int) (*fd.FD, error)
 }
 
 // locate finds the parts of a device. rule is the wish of the user or RuleAuto.
@@ -104,7 +119,7 @@ func locate(dev vfio.Device, rule MemRule) (*function, error) {
 		return nil, ErrGone
 	}
 	f.maxRings = int(min(rings, math.MaxUint16))
-	memory, guess, err := f.bells(dev, header.Device)
+	memory, guess, err := f.findBells(dev, header.Device)
 	if err != nil {
 		return nil, err
 	}
@@ -121,10 +136,10 @@ func locate(dev vfio.Device, rule MemRule) (*function, error) {
 	return f, nil
 }
 
-// bells finds doorbells and notification registers. It returns where the shared memory
+// findBells finds doorbells and notification registers. It returns where the shared memory
 // is, and what the layout says about the rule of that memory
 // (virtio-vhost-user.md 6.6).
-func (f *function) bells(dev vfio.Device, id uint16) (memory virtiopci.Cap, guess MemRule, err error) {
+func (f *function) findBells(dev vfio.Device, id uint16) (memory virtiopci.Cap, guess MemRule, err error) {
 	c := &f.caps
 	switch {
 	case c.Doorbell == nil && c.Notification == nil && c.Memory == nil:
@@ -143,6 +158,12 @@ func (f *function) bells(dev vfio.Device, id uint16) (memory virtiopci.Cap, gues
 	if f.doorbells, err = virtiopci.Window(dev, c.Doorbell, 2); err != nil {
 		return memory, 0, err
 	}
+	region, err := dev.Region(c.Doorbell.BAR)
+	if err != nil {
+		return memory, 0, fmt.Errorf("doorbells: %w", err)
+	}
+	f.bells, _ = region.(eventRegion)
+	f.bellsAt = int64(c.Doorbell.Offset)
 	if f.notifications, err = virtiopci.Window(dev, c.Notification, notifySize); err != nil {
 		return memory, 0, err
 	}

@@ -154,21 +154,29 @@ func (l *link) Map(_ *vhostuser.Message, regions []vhostuser.Region) ([]vhostuse
 	return maps, nil
 }
 
-// Kick is vhostuser.Link.Kick: the eventfd of the ring's interrupt. A front-end that
-// wants its ring to be polled gets the same, which is polled if it must be.
+// Kick is vhostuser.Link.Kick: the eventfd of the ring's interrupt, or the one behind it
+// if the device gives that away. A front-end that wants its ring to be polled gets the
+// former, which is polled if it must be.
 func (l *link) Kick(_ *vhostuser.Message, ring vhostuser.VringFile) (*fd.FD, error) {
 	rings := l.d.vectors.rings
 	if int(ring.Index) >= len(rings) {
 		return nil, fmt.Errorf("ring %d of a device with %d", ring.Index, len(rings))
 	}
-	n, err := duplicate(l.d.events[rings[ring.Index]])
+	vector := rings[ring.Index]
+	if d, ok := l.d.dev.(sourceDevice); ok && l.d.extended && l.d.vectors.alone(vector) {
+		if event, err := d.Source(vfio.MSIX, vector); event != nil || err != nil {
+			return event, err
+		}
+	}
+	n, err := duplicate(l.d.events[vector])
 	if err != nil {
 		return nil, err
 	}
 	return fd.New(n, fmt.Sprintf("kick %d", ring.Index)), nil
 }
 
-// Bell is vhostuser.Link.Bell: a doorbell.
+// Bell is vhostuser.Link.Bell: a doorbell, or the eventfd behind it if the device gives
+// that away.
 func (l *link) Bell(m *vhostuser.Message, ring vhostuser.VringFile) (vhostuser.Bell, error) {
 	index := int64(ring.Index)
 	if m.Code == vhostuser.SetVringErr {
@@ -183,6 +191,15 @@ func (l *link) Bell(m *vhostuser.Message, ring vhostuser.VringFile) (vhostuser.B
 	off := index * l.d.spacing
 	if off%2 != 0 || off+2 > l.d.doorbells.Size() {
 		return nil, fmt.Errorf("doorbell %d lies at %#x of %#x bytes, or is not aligned", index, off, l.d.doorbells.Size())
+	}
+	if l.d.bells != nil && m.Code == vhostuser.SetVringCall {
+		event, err := l.d.bells.WriteEvent(l.d.bellsAt + off)
+		if err != nil {
+			return nil, fmt.Errorf("eventfd of doorbell %d: %w", index, err)
+		}
+		if event != nil {
+			return vhostuser.NewEventBell(event)
+		}
 	}
 	return &doorbell{regs: l.d.doorbells, off: off, ring: uint16(ring.Index)}, nil
 }

@@ -129,6 +129,7 @@ func (d *Device) writeNotification(p []byte, off int64) {
 	}
 	if off+int64(n) > notifyVector && int(d.selected) < len(d.vectors) {
 		d.vectors[d.selected] = le.Uint16(b[notifyVector:])
+		d.takeBack(int(d.selected))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"vfiofs/internal/fd"
 	"vfiofs/internal/unixsock"
 	"vfiofs/passthrough"
+	"vfiofs/vfio"
 	"vfiofs/vfio/vfiouser"
 	"vfiofs/virtio"
 	"vfiofs/virtio/guestmem"
@@ -58,12 +60,42 @@ type chain struct {
 	siblings listener
 	devices  chan virtio.Device // for the next sibling
 	served   chan error
+	model    *model
 	server   *vfiouser.Server
 	log      *slog.Logger
 }
 
+// A model is a proxy that counts what is relayed. It can be told to give no eventfds away,
+// as if its client were the VMM of a device VM, which doesn't ask.
+type model struct {
+	*proxy.Device
+	relayed bool
+	bells   atomic.Int64 // doorbells that were written
+}
+
+func (m *model) Write(region int, p []byte, off int64) {
+	if region == 2 && off < 0x2000 {
+		m.bells.Add(1)
+	}
+	m.Device.Write(region, p, off)
+}
+
+func (m *model) Events(region, max int) []vfiouser.Event {
+	if m.relayed {
+		return nil
+	}
+	return m.Device.Events(region, max)
+}
+
+func (m *model) Source(kind vfio.IRQ, vector int) *fd.FD {
+	if m.relayed {
+		return nil
+	}
+	return m.Device.Source(kind, vector)
+}
+
 // newChain starts everything but the file system.
-func newChain(t *testing.T) *chain {
+func newChain(t *testing.T, relayed bool) *chain {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(testLog{t}, nil))
 	c := &chain{siblings: make(listener, 4), devices: make(chan virtio.Device, 4), served: make(chan error, 64), log: log}
@@ -71,11 +103,11 @@ func newChain(t *testing.T) *chain {
 	c.memory, err = proxy.NewMemory(guestSize)
 	check(t, err)
 	t.Cleanup(func() { c.memory.Close() })
-	model, err := proxy.New(proxy.Options{Listener: c.siblings, Memory: c.memory, Log: log})
+	device, err := proxy.New(proxy.Options{Listener: c.siblings, Memory: c.memory, Log: log})
 	check(t, err)
-	t.Cleanup(func() { check(t, model.Close()) })
-
-	c.server = vfiouser.NewServer(model, vfiouser.Options{})
+	t.Cleanup(func() { check(t, device.Close()) })
+	c.model = &model{Device: device, relayed: relayed}
+	c.server = vfiouser.NewServer(c.model, vfiouser.Options{})
 	return c
 }
 
@@ -210,9 +242,14 @@ func (s *sibling) transport(in []byte, outSize int) ([]byte, error) {
 }
 
 // TestEndToEnd runs the conformance suite over all layers, with a new sibling for each
-// test and without a VM.
+// test and without a VM: with eventfds that are given away, and with the proxy between.
 func TestEndToEnd(t *testing.T) {
-	c := newChain(t)
+	t.Run("given", func(t *testing.T) { testEndToEnd(t, false) })
+	t.Run("relayed", func(t *testing.T) { testEndToEnd(t, true) })
+}
+
+func testEndToEnd(t *testing.T, relayed bool) {
+	c := newChain(t, relayed)
 	c.attach(t)
 	fusetest.Run(t, func(t *testing.T) *fusetest.Client {
 		s := c.boot(t)
@@ -224,12 +261,15 @@ func TestEndToEnd(t *testing.T) {
 		})
 		return fusetest.NewClient(s.transport)
 	})
+	if n := c.model.bells.Load(); (n > 0) != relayed {
+		t.Errorf("%d doorbells were written; want some: %v", n, relayed)
+	}
 }
 
 // TestRestart kills what serves, again and again. The sibling notices, and the next one is
 // served; the proxy stays.
 func TestRestart(t *testing.T) {
-	c := newChain(t)
+	c := newChain(t, false)
 	for range 10 {
 		kill := c.attach(t)
 		s := c.boot(t)

@@ -25,6 +25,7 @@ const (
 
 // Layout of BAR 2: doorbells and notification registers.
 const (
+	doorbellBAR        = 2
 	doorbellOff        = 0x0000
 	doorbellSize       = 0x2000
 	doorbellMultiplier = 4

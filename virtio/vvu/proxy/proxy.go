@@ -13,7 +13,7 @@
 // A Device is a relay that does what its driver can't: it holds the descriptors of the
 // sibling (memory, kick, call, err), shows the sibling's memory as a BAR, and turns
 // eventfds into interrupts and doorbells into eventfds. All decisions of the protocol
-// are made by the driver.
+// are made by the driver. One that can use the eventfds itself gets them (giveaway.go).
 //
 // The sibling and the device VM are two attackers. Neither is trusted with more than its
 // own connection: what they send is checked, nothing that they do blocks a register

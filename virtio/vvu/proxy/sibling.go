@@ -36,6 +36,7 @@ type sibling struct {
 type vring struct {
 	kick, call, err *fd.FD
 	serial          int32 // of kick
+	given           bool  // kick is the driver's to wait for, not ours
 	stopped         bool  // by GET_VRING_BASE, and no call was given since
 }
 
@@ -57,7 +58,7 @@ func (v *vring) setKick(k *kicks, event *fd.FD) {
 		k.remove(v.kick)
 		v.kick.Close()
 	}
-	v.kick = event
+	v.kick, v.given = event, false
 }
 
 // serveSiblings serves one sibling after the other. A sibling that connects before the
