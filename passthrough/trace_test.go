@@ -126,7 +126,7 @@ func TestSystemCalls(t *testing.T) {
 	runtime.LockOSThread() // ptrace belongs to a thread
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestSystemCalls$", "-test.v")
-	cmd.Env = append(os.Environ(), traceEnv+"=1")
+	cmd.Env = append(os.Environ(), traceEnv+"=1", "TMPDIR="+t.TempDir()) // it is killed, and cleans nothing up
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
