@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultFiles is the limit of open files to strive for: each inode that a guest
-// knows holds one descriptor.
+// defaultFiles is the limit of open files to strive for: each file that a guest keeps
+// open holds one descriptor, and each inode that it used lately.
 const defaultFiles = 1_000_000
 
 // raiseFileLimit applies --rlimit-nofile (fs-device.md F.8); want is nil when the
@@ -38,7 +38,7 @@ func raiseFileLimit(want *uint64, log *slog.Logger) error {
 	case want != nil:
 		return fmt.Errorf("cannot raise the limit of open files to %d: %w; the hard limit is %d: raise it (ulimit -Hn, LimitNOFILE=) or ask for less with --rlimit-nofile", *want, err, now.Max)
 	}
-	log.Warn("the limit of open files stays low: large trees may fail with ENFILE in the guest", "limit", now.Max, "wanted", next.Cur, "err", err)
+	log.Info("the limit of open files stays low: guests may keep fewer files open at a time", "limit", now.Max, "wanted", next.Cur, "err", err)
 	next = unix.Rlimit{Cur: now.Max, Max: now.Max}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &next); err != nil {
 		return fmt.Errorf("raise the limit of open files to the hard limit %d: %w", now.Max, err)

@@ -54,12 +54,9 @@ func (s *Serve) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return err
 	}
 	if cell == nil {
-		err = s.check()
-	}
-	if err != nil {
-		return err
-	}
-	if cell == nil {
+		if err := s.check(); err != nil {
+			return err
+		}
 		s.warn(log)
 		if err := raiseFileLimit(s.RlimitNofile, log); err != nil {
 			return err
