@@ -1,0 +1,5 @@
+//go:build !race
+
+package virtiofs_test
+
+const raceEnabled = false
