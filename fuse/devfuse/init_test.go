@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/testkit"
 )
 
 // Flags that package fuse has no names for.
@@ -72,8 +73,8 @@ func TestAnswer(t *testing.T) {
 				test.limit(&want)
 			}
 			b, err := binary.Append(nil, le, &out)
-			check(t, err)
-			check(t, limitAnswer(test.offer, b))
+			testkit.Check(t, err)
+			testkit.Check(t, limitAnswer(test.offer, b))
 			var got fuse.InitOut
 			if _, err := binary.Decode(b, le, &got); err != nil {
 				t.Fatal(err)
@@ -98,7 +99,7 @@ func TestAnswerRefused(t *testing.T) {
 	short := make([]byte, initOutMin) // of a server that speaks 7.22
 	le.PutUint32(short, 7)
 	le.PutUint32(short[20:], 8<<20)
-	check(t, limitAnswer(linuxOffer, short))
+	testkit.Check(t, limitAnswer(linuxOffer, short))
 	if got := le.Uint32(short[20:]); got != maxWrite {
 		t.Errorf("max_write of a short answer = %d; want %d", got, maxWrite)
 	}
@@ -117,7 +118,7 @@ func TestOffer(t *testing.T) {
 	}
 	in = append(in, make([]byte, 104-len(in))...)
 	offer, err := extendOffer(in)
-	check(t, err)
+	testkit.Check(t, err)
 	if offer != linuxOffer {
 		t.Errorf("offer = %#x; want %#x", uint64(offer), uint64(linuxOffer))
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vfiofs/fuse/devfuse/mounttest"
+	"vfiofs/internal/testkit"
 )
 
 // backends are those that every test is run against.
@@ -34,25 +35,18 @@ func each(t *testing.T, test func(t *testing.T, m *mounttest.Mounted, shared str
 	}
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestMountOperations(t *testing.T) {
 	each(t, func(t *testing.T, m *mounttest.Mounted, shared string) {
 		file, dir := filepath.Join(m.Dir, "file"), filepath.Join(m.Dir, "dir")
-		check(t, os.WriteFile(file, []byte("one"), 0o640))
-		check(t, os.Mkdir(dir, 0o750))
-		check(t, os.Link(file, filepath.Join(dir, "link")))
-		check(t, os.Symlink("../file", filepath.Join(dir, "symlink")))
-		check(t, syscall.Mknod(filepath.Join(dir, "fifo"), syscall.S_IFIFO|0o600, 0))
-		check(t, os.Rename(file, filepath.Join(dir, "renamed")))
-		check(t, os.Chmod(filepath.Join(dir, "renamed"), 0o604))
-		check(t, os.Truncate(filepath.Join(dir, "link"), 2))
-		check(t, syscall.Setxattr(filepath.Join(dir, "renamed"), "user.name", []byte("value"), 0))
+		testkit.Check(t, os.WriteFile(file, []byte("one"), 0o640))
+		testkit.Check(t, os.Mkdir(dir, 0o750))
+		testkit.Check(t, os.Link(file, filepath.Join(dir, "link")))
+		testkit.Check(t, os.Symlink("../file", filepath.Join(dir, "symlink")))
+		testkit.Check(t, syscall.Mknod(filepath.Join(dir, "fifo"), syscall.S_IFIFO|0o600, 0))
+		testkit.Check(t, os.Rename(file, filepath.Join(dir, "renamed")))
+		testkit.Check(t, os.Chmod(filepath.Join(dir, "renamed"), 0o604))
+		testkit.Check(t, os.Truncate(filepath.Join(dir, "link"), 2))
+		testkit.Check(t, syscall.Setxattr(filepath.Join(dir, "renamed"), "user.name", []byte("value"), 0))
 
 		// Seen from both sides.
 		for _, root := range []string{m.Dir, shared} {
@@ -68,7 +62,7 @@ func TestMountOperations(t *testing.T) {
 			}
 		}
 		var st syscall.Statfs_t
-		check(t, syscall.Statfs(m.Dir, &st))
+		testkit.Check(t, syscall.Statfs(m.Dir, &st))
 		if st.Blocks == 0 {
 			t.Errorf("Statfs() = %+v; want the host's numbers", st)
 		}
@@ -85,7 +79,7 @@ func TestMountOperations(t *testing.T) {
 				t.Errorf("got %v; want %v", got, err)
 			}
 		}
-		check(t, os.RemoveAll(dir))
+		testkit.Check(t, os.RemoveAll(dir))
 		if left := listing(t, shared); left != "" {
 			t.Errorf("after RemoveAll there is still\n%s", left)
 		}
@@ -96,7 +90,7 @@ func TestMountOperations(t *testing.T) {
 func listing(t *testing.T, root string) string {
 	t.Helper()
 	var b strings.Builder
-	check(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	testkit.Check(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == root {
 			return err
 		}
@@ -159,14 +153,14 @@ func TestMountGigabyte(t *testing.T) {
 			name := fmt.Sprint(i)
 			began := time.Now()
 			want, err := fill(filepath.Join(dirs[0], name), uint64(i), size)
-			check(t, err)
+			testkit.Check(t, err)
 			got, err := sumOf(filepath.Join(dirs[1], name))
-			check(t, err)
+			testkit.Check(t, err)
 			t.Logf("1 GiB written below %s and read below %s in %v", filepath.Base(dirs[0]), filepath.Base(dirs[1]), time.Since(began))
 			if !bytes.Equal(got, want) {
 				t.Errorf("written below %s and read below %s: other bytes", dirs[0], dirs[1])
 			}
-			check(t, os.Remove(filepath.Join(shared, name)))
+			testkit.Check(t, os.Remove(filepath.Join(shared, name)))
 		}
 	})
 }
@@ -199,8 +193,8 @@ func TestMountParallelWriters(t *testing.T) {
 func busy(t *testing.T, dir string) (started, ended chan error) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, "written"))
-	check(t, err)
-	check(t, os.Mkdir(filepath.Join(dir, "many"), 0o700))
+	testkit.Check(t, err)
+	testkit.Check(t, os.Mkdir(filepath.Join(dir, "many"), 0o700))
 	uses := []func(i int) error{
 		func(i int) error { _, err := f.WriteAt(make([]byte, 64<<10), int64(i%100)<<16); return err },
 		func(i int) error { return os.WriteFile(filepath.Join(dir, "many", fmt.Sprint(i)), nil, 0o600) },
@@ -264,7 +258,7 @@ func TestMountBackendHangs(t *testing.T) {
 	each(t, func(t *testing.T, m *mounttest.Mounted, shared string) {
 		started, ended := busy(t, m.Dir)
 		receive(t, started, uses, "uses started")
-		check(t, syscall.Kill(m.BackendPID(), syscall.SIGSTOP))
+		testkit.Check(t, syscall.Kill(m.BackendPID(), syscall.SIGSTOP))
 		m.Stop()
 		receive(t, ended, uses, "uses ended")
 	})
@@ -282,14 +276,14 @@ func TestMountEndedWhileBusy(t *testing.T) {
 func TestMountUnmounted(t *testing.T) {
 	each(t, func(t *testing.T, m *mounttest.Mounted, shared string) {
 		f, err := os.Create(filepath.Join(m.Dir, "file"))
-		check(t, err)
+		testkit.Check(t, err)
 		if err := m.Unmount(); !errors.Is(err, syscall.EBUSY) {
 			t.Errorf("Unmount() of a mount in use = %v; want %v", err, syscall.EBUSY)
 		}
 		_, err = f.WriteString("written")
-		check(t, err)
-		check(t, f.Close())
-		check(t, m.Unmount())
+		testkit.Check(t, err)
+		testkit.Check(t, f.Close())
+		testkit.Check(t, m.Unmount())
 		if data, err := os.ReadFile(filepath.Join(shared, "file")); string(data) != "written" {
 			t.Errorf("the file holds %q, %v; want what was written", data, err)
 		}

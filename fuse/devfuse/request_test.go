@@ -7,6 +7,7 @@ import (
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/fsclient"
+	"vfiofs/internal/testkit"
 )
 
 // message is a request with arguments.
@@ -17,7 +18,7 @@ func message(op fuse.Opcode, args ...any) []byte {
 func TestParse(t *testing.T) {
 	in := message(fuse.OpLookup, "name")
 	r, err := parse(in)
-	check(t, err)
+	testkit.Check(t, err)
 	if r.op != fuse.OpLookup || r.unique != le.Uint64(in[8:]) {
 		t.Errorf("parse() = %v, %d; want LOOKUP, %d", r.op, r.unique, le.Uint64(in[8:]))
 	}
@@ -52,7 +53,7 @@ func TestReplyRoom(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r, err := parse(test.in)
-			check(t, err)
+			testkit.Check(t, err)
 			if got := r.replyRoom(test.in); got != fsclient.OutHead+test.want {
 				t.Errorf("replyRoom() = %d; want %d for the header and %d", got, fsclient.OutHead, test.want)
 			}

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,29 +18,13 @@ import (
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/fd"
 	"vfiofs/internal/fsclient"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/virtiofs"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if open := fd.Open(); len(open) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// patience is how long a test waits for what must happen at once.
-const patience = 10 * time.Second
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 // counted is a file system that knows how it ended.
 type counted struct {
@@ -84,9 +67,9 @@ func newRig(t testing.TB, queues int, o Options) *rig {
 	t.Helper()
 	r := &rig{t: t, fs: &counted{Mem: fusetest.NewMem()}}
 	dev, err := virtiofs.New(fuse.NewServer(r.fs, fuse.Options{}), virtiofs.Options{RequestQueues: queues, Workers: 1})
-	check(t, err)
+	testkit.Check(t, err)
 	back, front, err := unixsock.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -95,12 +78,12 @@ func newRig(t testing.TB, queues int, o Options) *rig {
 	r.stopBE = sync.OnceFunc(func() { cancel(); <-ended; dev.Close() })
 	t.Cleanup(r.stopBE)
 	client, err := fsclient.Connect(front, ClientOptions(queues))
-	check(t, err)
-	t.Cleanup(func() { check(t, client.Close()) })
+	testkit.Check(t, err)
+	t.Cleanup(func() { testkit.Check(t, client.Close()) })
 
 	var pair [2]int
 	pair, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	r.kernel = fd.New(pair[0], "kernel")
 	end := fd.New(pair[1], "device")
 	t.Cleanup(func() { r.kernel.Close() })
@@ -109,11 +92,11 @@ func newRig(t testing.TB, queues int, o Options) *rig {
 	r.client = fusetest.NewClient(r.transport)
 
 	r.write(r.client.Message(fuse.OpInit, 0, fuse.InitIn{Major: 7, Minor: 45, Flags: uint32(linuxOffer & 0xffffffff)}))
-	check(t, r.agree(end))
+	testkit.Check(t, r.agree(end))
 	if out, err := r.read(); err != nil || len(out) != fsclient.OutHead+initOutSize {
 		t.Fatalf("answer to INIT = %d bytes, %v; want %d", len(out), err, fsclient.OutHead+initOutSize)
 	}
-	check(t, r.open(end, func(dev *fd.FD) (*fd.FD, error) {
+	testkit.Check(t, r.open(end, func(dev *fd.FD) (*fd.FD, error) {
 		n, err := unix.FcntlInt(uintptr(dev.Int()), unix.F_DUPFD_CLOEXEC, 0)
 		return fd.New(n, "clone"), err
 	}))
@@ -124,13 +107,13 @@ func newRig(t testing.TB, queues int, o Options) *rig {
 func (r *rig) write(in []byte) {
 	r.t.Helper()
 	_, err := unix.Write(r.kernel.Int(), in)
-	check(r.t, err)
+	testkit.Check(r.t, err)
 }
 
 // read waits for what is written to the kernel.
 func (r *rig) read() ([]byte, error) {
 	p := []unix.PollFd{{Fd: int32(r.kernel.Int()), Events: unix.POLLIN}}
-	if n, err := unix.Poll(p, int(patience.Milliseconds())); n != 1 {
+	if n, err := unix.Poll(p, int(testkit.Patience.Milliseconds())); n != 1 {
 		return nil, fmt.Errorf("no reply in time (%v)", err)
 	}
 	b := make([]byte, 1<<17)
@@ -160,7 +143,7 @@ func TestSession(t *testing.T) {
 	r := newRig(t, 2, Options{})
 	end, _ := r.serve()
 	created, err := r.client.Create(1, "file", uint32(os.O_RDWR), 0o644)
-	check(t, err)
+	testkit.Check(t, err)
 	node, handle := created.Entry.Node, created.Open.Handle
 	text := []byte(strings.Repeat("payload ", 5000))
 	if n, err := r.client.Write(node, handle, 0, text); err != nil || n != len(text) {
@@ -176,14 +159,14 @@ func TestSession(t *testing.T) {
 		t.Errorf("Lookup() = %v; want %v", err, syscall.ENOENT)
 	}
 	r.write(r.client.Message(fuse.OpInterrupt, 0, uint64(12)))
-	check(t, r.client.Release(node, handle))
-	check(t, r.client.BatchForget(fuse.ForgetOne{Node: node, Lookups: 1}))
+	testkit.Check(t, r.client.Release(node, handle))
+	testkit.Check(t, r.client.BatchForget(fuse.ForgetOne{Node: node, Lookups: 1}))
 	for i := range 3 * hiprioSlots {
-		check(t, r.client.Forget(fuse.NodeID(1000+i), 1))
+		testkit.Check(t, r.client.Forget(fuse.NodeID(1000+i), 1))
 	}
 	_, err = r.client.StatFS(1)
-	check(t, err)
-	check(t, end())
+	testkit.Check(t, err)
+	testkit.Check(t, end())
 	if n := r.fs.destroyed.Load(); n != 1 {
 		t.Errorf("the file system saw %d DESTROY; want 1", n)
 	}
@@ -196,7 +179,7 @@ func TestBackendLeaves(t *testing.T) {
 	r := newRig(t, 2, Options{})
 	_, ended := r.serve()
 	_, err := r.client.StatFS(1)
-	check(t, err)
+	testkit.Check(t, err)
 	r.stopBE()
 	if err := <-ended; !errors.Is(err, fsclient.ErrGone) {
 		t.Errorf("Serve() = %v; want %v", err, fsclient.ErrGone)
@@ -221,13 +204,13 @@ func TestHiprioIsSlow(t *testing.T) {
 	r.write(r.client.Message(fuse.OpForget, 5, fuse.ForgetIn{Lookups: 1}))
 	r.write(r.client.Message(fuse.OpInterrupt, 0, uint64(12))) // goes nowhere
 	_, err := l.take()
-	check(t, err)
+	testkit.Check(t, err)
 	if got := free - len(l.free); got != 1 {
 		t.Fatalf("%d slots are with the request ring; want 1", got)
 	}
-	check(t, l.ring.Wait(patience))
+	testkit.Check(t, l.ring.Wait(testkit.Patience))
 	_, err = l.give()
-	check(t, err)
+	testkit.Check(t, err)
 	if len(l.free) != free {
 		t.Errorf("%d slots are free after FORGET; want %d", len(l.free), free)
 	}
@@ -244,7 +227,7 @@ func TestMalformedReply(t *testing.T) {
 		"another request": head(32, 0, 9),
 	} {
 		copy(slot.Out, h[:])
-		check(t, l.reply(slot, 32))
+		testkit.Check(t, l.reply(slot, 32))
 		out, err := r.read()
 		want := head(16, int32(syscall.EIO), 7)
 		if err != nil || string(out) != string(want[:]) {
@@ -264,10 +247,10 @@ func TestNoAllocation(t *testing.T) {
 	n := testing.AllocsPerRun(100, func() {
 		r.write(in)
 		_, err := l.take()
-		check(t, err)
-		check(t, l.ring.Wait(patience))
+		testkit.Check(t, err)
+		testkit.Check(t, l.ring.Wait(testkit.Patience))
 		_, err = l.give()
-		check(t, err)
+		testkit.Check(t, err)
 		if n, err := unix.Read(r.kernel.Int(), out); n != fsclient.OutHead {
 			t.Fatalf("reply of %d bytes, %v; want %d", n, err, fsclient.OutHead)
 		}

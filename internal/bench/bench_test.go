@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"vfiofs/fuse"
-	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/passthrough"
 	"vfiofs/virtio/vhostuser"
@@ -49,12 +49,8 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	code := m.Run()
+	code := testkit.Main(m)
 	os.RemoveAll(dir)
-	if open := fd.Open(); code == 0 && len(open) > 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
 	os.Exit(code)
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
 
 // inside says that this process has a mount namespace of its own.
@@ -27,12 +27,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "keep mounts from the host:", err)
 		os.Exit(1)
 	}
-	code := m.Run()
-	if open := fd.Open(); len(open) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(testkit.Main(m))
 }
 
 // again runs this test in new namespaces and returns its exit code. An ordinary user

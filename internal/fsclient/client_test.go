@@ -14,32 +14,15 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
-	"vfiofs/internal/fd"
 	"vfiofs/internal/fsclient"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/virtio"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/virtiofs"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if open := fd.Open(); len(open) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// patience is how long a test waits for what must happen at once.
-const patience = 10 * time.Second
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 // serve runs a backend over one end of a connection and returns the other end and what
 // ends the backend.
@@ -48,9 +31,9 @@ func serve(t testing.TB, tag string, queues int) (conn *net.UnixConn, stop func(
 	dev, err := virtiofs.New(fuse.NewServer(fusetest.NewMem(), fuse.Options{}), virtiofs.Options{
 		Tag: tag, RequestQueues: queues, Workers: 1,
 	})
-	check(t, err)
+	testkit.Check(t, err)
 	back, conn, err := unixsock.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	link := vhostuser.NewSocket(back)
@@ -71,8 +54,8 @@ func serve(t testing.TB, tag string, queues int) (conn *net.UnixConn, stop func(
 func connect(t testing.TB, conn *net.UnixConn, o fsclient.Options) *fsclient.Client {
 	t.Helper()
 	c, err := fsclient.Connect(conn, o)
-	check(t, err)
-	t.Cleanup(func() { check(t, c.Close()) })
+	testkit.Check(t, err)
+	t.Cleanup(func() { testkit.Check(t, c.Close()) })
 	return c
 }
 
@@ -85,7 +68,7 @@ func call(r *fsclient.Ring, s *fsclient.Slot, in []byte, out int) ([]byte, error
 	if err := r.Publish(); err != nil {
 		return nil, err
 	}
-	if err := r.Wait(patience); err != nil {
+	if err := r.Wait(testkit.Patience); err != nil {
 		return nil, err
 	}
 	got, n, ok := r.Reap()
@@ -123,10 +106,10 @@ func TestRequests(t *testing.T) {
 			}
 			client := fusetest.NewClient(transport(c.Ring(1), c.Slots()[0]))
 			_, err := client.Init(fusetest.AllFlags)
-			check(t, err)
+			testkit.Check(t, err)
 			client.Transport = transport(c.Ring(rings-1), c.Slots()[5])
 			created, err := client.Create(1, "file", uint32(os.O_RDWR), 0o644)
-			check(t, err)
+			testkit.Check(t, err)
 			file, handle := created.Entry.Node, created.Open.Handle
 			data := []byte(strings.Repeat("payload in two descriptors ", 1000))
 			if n, err := client.Write(file, handle, 0, data); err != nil || n != len(data) {
@@ -136,7 +119,7 @@ func TestRequests(t *testing.T) {
 				t.Fatalf("Read() = %d bytes, %v; want the %d that were written", len(got), err, len(data))
 			}
 			client.Transport = transport(c.Ring(0), c.Slots()[0])
-			check(t, client.Forget(file, 1))
+			testkit.Check(t, client.Forget(file, 1))
 			if c.Gone() {
 				t.Error("Gone() = true with a backend that serves")
 			}
@@ -167,9 +150,9 @@ func TestRingFull(t *testing.T) {
 			t.Fatalf("Submit() of request %d of 2 descriptors in a ring of 4 = %v", i, ok)
 		}
 	}
-	check(t, r.Publish())
+	testkit.Check(t, r.Publish())
 	for range 2 {
-		check(t, r.Wait(patience))
+		testkit.Check(t, r.Wait(testkit.Patience))
 		s, n, ok := r.Reap()
 		if !ok || n != fsclient.OutHead {
 			t.Fatalf("Reap() = %p, %d, %v; want a reply of %d bytes", s, n, ok, fsclient.OutHead)
@@ -197,8 +180,8 @@ func TestNoAllocation(t *testing.T) {
 	n := testing.AllocsPerRun(100, func() {
 		fill(s, 7)
 		r.Submit(s, 40, fsclient.OutHead)
-		check(t, r.Publish())
-		check(t, r.Wait(patience))
+		testkit.Check(t, r.Publish())
+		testkit.Check(t, r.Wait(testkit.Patience))
 		if _, _, ok := r.Reap(); !ok {
 			t.Fatal("nothing to reap after Wait")
 		}
@@ -212,7 +195,7 @@ func TestBackendGone(t *testing.T) {
 	conn, stop := serve(t, "", 1)
 	c := connect(t, conn, fsclient.Options{})
 	stop()
-	if err := c.Ring(1).Wait(patience); !errors.Is(err, fsclient.ErrGone) {
+	if err := c.Ring(1).Wait(testkit.Patience); !errors.Is(err, fsclient.ErrGone) {
 		t.Errorf("Wait() = %v; want %v", err, fsclient.ErrGone)
 	}
 	if !c.Gone() {
@@ -230,7 +213,7 @@ func TestDial(t *testing.T) {
 func TestDialIsEnded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path) // and nobody accepts
-	check(t, err)
+	testkit.Check(t, err)
 	defer l.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(10*time.Millisecond, cancel)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"vfiofs/internal/fsclient"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/virtio"
 	"vfiofs/virtio/vhostuser"
@@ -25,7 +26,7 @@ type script struct {
 func (s script) play(t *testing.T) *net.UnixConn {
 	t.Helper()
 	back, conn, err := unixsock.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -103,11 +104,11 @@ func TestSetup(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := fsclient.Connect(test.script.play(t), fsclient.Options{Queues: test.limit, RingSize: 16, Slots: 1, Data: 4096})
-			check(t, err)
+			testkit.Check(t, err)
 			if c.Rings() != test.rings || c.Tag() != test.tag {
 				t.Errorf("connected: %d rings, tag %q; want %d, %q", c.Rings(), c.Tag(), test.rings, test.tag)
 			}
-			check(t, c.Close())
+			testkit.Check(t, c.Close())
 		})
 	}
 }

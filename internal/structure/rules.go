@@ -60,6 +60,7 @@ func Repository() Rules {
 			"internal/launchers":        {},
 			"internal/structure":        {},
 			"internal/syslog":           {},
+			"internal/testkit":          {"internal/fd"},
 			"internal/unixsock":         {"internal/fd"},
 			"internal/vmtest":           {"internal/vmtest/plan"},
 			"internal/vmtest/demo":      {"internal/vmtest", "internal/vmtest/plan"},

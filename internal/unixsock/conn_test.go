@@ -11,21 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if open := fd.Open(); len(open) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 func pair(t *testing.T) (a, b *net.UnixConn) {
 	t.Helper()
 	a, b, err := Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
 }
@@ -38,7 +32,7 @@ func send(t *testing.T, c *net.UnixConn, b string, n int) {
 		fds = append(fds, int(os.Stderr.Fd()))
 	}
 	_, _, err := c.WriteMsgUnix([]byte(b), unix.UnixRights(fds...), nil)
-	check(t, err)
+	testkit.Check(t, err)
 }
 
 func closeAll(files []*fd.FD) {

@@ -10,40 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
-
-// patience is how long a test waits for what must happen at once.
-const patience = 10 * time.Second
-
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func async(f func() error) <-chan error {
-	c := make(chan error, 1)
-	go func() { c <- f() }()
-	return c
-}
-
-// result waits for what async started.
-func result(t *testing.T, c <-chan error) error {
-	t.Helper()
-	select {
-	case err := <-c:
-		return err
-	case <-time.After(patience):
-		t.Fatal("nothing happened in time")
-		return nil
-	}
-}
 
 // echo sends back what one peer says.
 func echo(l *Listener) error {
@@ -60,11 +32,11 @@ func echo(l *Listener) error {
 func exchange(t *testing.T, path string) {
 	t.Helper()
 	conn, err := Dial(context.Background(), path)
-	check(t, err)
+	testkit.Check(t, err)
 	defer conn.Close()
 	_, err = conn.Write([]byte("hello"))
-	check(t, err)
-	check(t, conn.CloseWrite())
+	testkit.Check(t, err)
+	testkit.Check(t, conn.CloseWrite())
 	if got, err := io.ReadAll(conn); string(got) != "hello" || err != nil {
 		t.Errorf("echo = %q, %v; want hello", got, err)
 	}
@@ -73,10 +45,10 @@ func exchange(t *testing.T, path string) {
 func TestListen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := Listen(path, 0o660)
-	check(t, err)
+	testkit.Check(t, err)
 	defer l.Close()
 	info, err := os.Lstat(path)
-	check(t, err)
+	testkit.Check(t, err)
 	if got, want := info.Mode(), fs.ModeSocket|0o660; got != want {
 		t.Errorf("mode of the socket = %v; want %v", got, want)
 	}
@@ -85,23 +57,23 @@ func TestListen(t *testing.T) {
 	if _, err := Listen(path, 0o600); !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), path) {
 		t.Errorf("Listen(live) = %v; want %v", err, unix.EADDRINUSE)
 	}
-	accepted := async(func() error { return echo(l) })
+	accepted := testkit.Async(func() error { return echo(l) })
 	exchange(t, path)
-	check(t, result(t, accepted))
+	testkit.Check(t, testkit.Receive(t, accepted))
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cause := errors.New("shutdown")
-	waiting := async(func() error { _, err := l.Accept(ctx); return err })
+	waiting := testkit.Async(func() error { _, err := l.Accept(ctx); return err })
 	cancel(cause)
-	if err := result(t, waiting); err != cause {
+	if err := testkit.Receive(t, waiting); err != cause {
 		t.Errorf("Accept() = %v; want %v", err, cause)
 	}
-	accepted = async(func() error { return echo(l) })
+	accepted = testkit.Async(func() error { return echo(l) })
 	exchange(t, path)
-	check(t, result(t, accepted))
+	testkit.Check(t, testkit.Receive(t, accepted))
 
-	check(t, l.Close())
-	check(t, l.Close())
+	testkit.Check(t, l.Close())
+	testkit.Check(t, l.Close())
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("socket after Close: %v; want %v", err, fs.ErrNotExist)
 	}
@@ -116,18 +88,18 @@ func TestListen(t *testing.T) {
 func TestListenStale(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	check(t, err)
+	testkit.Check(t, err)
 	stale.SetUnlinkOnClose(false)
-	check(t, stale.Close())
+	testkit.Check(t, stale.Close())
 	l, err := Listen(path, 0o600)
-	check(t, err)
+	testkit.Check(t, err)
 
 	// Close leaves the socket of a successor alone.
-	check(t, os.Remove(path))
+	testkit.Check(t, os.Remove(path))
 	next, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	check(t, err)
+	testkit.Check(t, err)
 	defer next.Close()
-	check(t, l.Close())
+	testkit.Check(t, l.Close())
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("socket of the successor: %v", err)
 	}
@@ -136,10 +108,10 @@ func TestListenStale(t *testing.T) {
 func TestListenErrors(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
-	check(t, os.WriteFile(file, []byte("precious"), 0o600))
+	testkit.Check(t, os.WriteFile(file, []byte("precious"), 0o600))
 	bound := filepath.Join(dir, "datagram")
 	dgram, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: bound, Net: "unixgram"})
-	check(t, err)
+	testkit.Check(t, err)
 	defer dgram.Close()
 	for _, tt := range []struct {
 		path, want string
@@ -167,37 +139,37 @@ func TestListenErrors(t *testing.T) {
 func TestListenRelative(t *testing.T) {
 	t.Chdir(t.TempDir())
 	l, err := Listen("@socket", 0o600)
-	check(t, err)
+	testkit.Check(t, err)
 	if _, err := os.Lstat("@socket"); err != nil {
 		t.Errorf("Listen(@socket) makes no file: %v", err)
 	}
-	check(t, l.Close())
+	testkit.Check(t, l.Close())
 }
 
 func TestListenFD(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	bound, err := Listen(path, 0o600)
-	check(t, err)
+	testkit.Check(t, err)
 	defer bound.Close()
 	file, err := bound.File()
-	check(t, err)
+	testkit.Check(t, err)
 	n, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	check(t, err)
-	check(t, file.Close())
+	testkit.Check(t, err)
+	testkit.Check(t, file.Close())
 	l, err := ListenFD(fd.New(n, "inherited"))
-	check(t, err)
-	accepted := async(func() error { return echo(l) })
+	testkit.Check(t, err)
+	accepted := testkit.Async(func() error { return echo(l) })
 	exchange(t, path)
-	check(t, result(t, accepted))
-	check(t, l.Close())
+	testkit.Check(t, testkit.Receive(t, accepted))
+	testkit.Check(t, l.Close())
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("socket of somebody else after Close: %v", err)
 	}
 
 	event, err := fd.NewEvent("event")
-	check(t, err)
+	testkit.Check(t, err)
 	plain, err := unix.Open(path+".file", unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	check(t, err)
+	testkit.Check(t, err)
 	for _, f := range []*fd.FD{event, fd.New(plain, "plain file")} {
 		if _, err := ListenFD(f); err == nil {
 			t.Errorf("ListenFD(%s) succeeds", f)

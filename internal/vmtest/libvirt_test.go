@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/vmtest/plan"
 )
 
@@ -146,9 +147,9 @@ func startLibvirt(t *testing.T, lab *Lab, uid int) *libvirt {
 	t.Helper()
 	// t.TempDir is too long for a socket's path.
 	dir, err := os.MkdirTemp("", "lv-")
-	must(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755)) // a user namespace may be nobody's here
+	testkit.Check(t, os.Chmod(dir, 0o755)) // a user namespace may be nobody's here
 	v := &libvirt{lab, dir, uid}
 	vm := VM{
 		Shares: []Share{{Tag: "share", Mount: "/mnt"}},
@@ -158,8 +159,8 @@ func startLibvirt(t *testing.T, lab *Lab, uid int) *libvirt {
 			{Name: "look", Await: true},
 		},
 	}
-	must(t, vm.Pack(t.Context(), lab, dir))
-	must(t, Program{Package: "vfiofs/cmd/vfiofs"}.build(t.Context(), filepath.Join(dir, "vfiofs")))
+	testkit.Check(t, vm.Pack(t.Context(), lab, dir))
+	testkit.Check(t, Program{Package: "vfiofs/cmd/vfiofs"}.build(t.Context(), filepath.Join(dir, "vfiofs")))
 	write(t, dir, map[string]string{
 		// Without the feature "separate-options", libvirt speaks to a virtiofsd of old.
 		"wrapper": "#!" + v.inRoom(t, lab.Busybox) + " sh\n" +
@@ -179,15 +180,15 @@ func startLibvirt(t *testing.T, lab *Lab, uid int) *libvirt {
 func (v *libvirt) start(t *testing.T) {
 	t.Helper()
 	self, err := os.Executable()
-	must(t, err)
+	testkit.Check(t, err)
 	log, err := os.Create(filepath.Join(v.dir, "libvirtd.log"))
-	must(t, err)
+	testkit.Check(t, err)
 	defer log.Close()
 	cmd := exec.Command(self, v.lab.Libvirt, v.lab.Dir, v.dir, strconv.Itoa(v.uid))
 	cmd.Env = append(os.Environ(), "VMTEST_SERVER=room")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
-	must(t, cmd.Start())
+	testkit.Check(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
@@ -218,18 +219,10 @@ func (v *libvirt) start(t *testing.T) {
 	}
 }
 
-// must ends the test if there is an error.
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // give makes everything below dir the user's.
 func (v *libvirt) give(t *testing.T, dir string) {
 	t.Helper()
-	must(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+	testkit.Check(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, v.uid, v.uid))
 	}))
 }
@@ -238,7 +231,7 @@ func (v *libvirt) give(t *testing.T, dir string) {
 func (v *libvirt) inRoom(t *testing.T, file string) string {
 	t.Helper()
 	name, err := filepath.Rel(v.lab.Dir, file)
-	must(t, err)
+	testkit.Check(t, err)
 	return filepath.Join(roomLab, name)
 }
 
@@ -267,13 +260,13 @@ func (v *libvirt) run(t *testing.T, d domain) {
 	dir := filepath.Join(v.dir, d.Name)
 	write(t, dir, map[string]string{"share/hello": "from the host\n"})
 	hello := filepath.Join(dir, "share", "hello")
-	must(t, unix.Setxattr(hello, "user.vfiofs", []byte("attribute"), 0))
+	testkit.Check(t, unix.Setxattr(hello, "user.vfiofs", []byte("attribute"), 0))
 	ctl, err := listen(filepath.Join(dir, "ctl.sock"))
-	must(t, err)
+	testkit.Check(t, err)
 	defer ctl.Close()
 	v.give(t, dir)
 	if d.owner != 0 { // the guest's root is to be at home in the share
-		must(t, os.Chown(filepath.Join(dir, "share"), d.owner, d.owner))
+		testkit.Check(t, os.Chown(filepath.Join(dir, "share"), d.owner, d.owner))
 	}
 	t.Cleanup(func() {
 		if !t.Failed() {
@@ -291,7 +284,7 @@ func (v *libvirt) run(t *testing.T, d domain) {
 	}
 
 	var xml bytes.Buffer
-	must(t, domainXML.Execute(&xml, struct {
+	testkit.Check(t, domainXML.Execute(&xml, struct {
 		domain
 		Kernel, Append, Work string
 	}{d, v.inRoom(t, v.lab.Kernels[0].Image), kernelArgs, roomWork}))
@@ -299,17 +292,17 @@ func (v *libvirt) run(t *testing.T, d domain) {
 	v.virsh(t, "create", filepath.Join(dir, "domain.xml"))
 	m := &Machine{vm: VM{Name: d.Name}, dir: dir, scale: 1, exited: make(chan struct{}), changed: make(chan struct{})}
 	m.ctl, err = ctl.Accept()
-	must(t, err)
+	testkit.Check(t, err)
 	defer m.ctl.Close()
 	go func() {
 		m.listen()
 		close(m.exited) // QEMU's end is the end of the connection
 	}()
 	_, err = m.Expect(bootLimit, plan.Await, "look")
-	must(t, err)
+	testkit.Check(t, err)
 
 	out, err := m.Output("share")
-	must(t, err)
+	testkit.Check(t, err)
 	if got, want := strings.TrimSpace(string(out)), "from the host\n"+d.xattr; got != want {
 		t.Errorf("the guest says %q; want %q", got, want)
 	}
@@ -326,9 +319,9 @@ func (v *libvirt) run(t *testing.T, d domain) {
 	if d.destroy {
 		v.virsh(t, "destroy", d.Name)
 	} else {
-		must(t, m.Send(plan.Go, "look"))
+		testkit.Check(t, m.Send(plan.Go, "look"))
 		_, err = m.Expect(time.Minute, plan.Off)
-		must(t, err)
+		testkit.Check(t, err)
 	}
 	for _, s := range servers {
 		s.awaitEnd(t)
@@ -342,9 +335,9 @@ func (v *libvirt) serve(t *testing.T, dir string) {
 		return []string{filepath.Join(v.dir, "vfiofs"), "--socket-path", o.Socket, "--shared-dir", o.Dir, "--xattr"}
 	}}
 	d, err := Serve(s, ServeOptions{Dir: filepath.Join(dir, "share"), Socket: filepath.Join(dir, "fs.sock")})
-	must(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() {
-		must(t, d.Stop())
+		testkit.Check(t, d.Stop())
 		if t.Failed() {
 			t.Log(tailFile("vfiofs", d.logFile))
 		}
@@ -360,7 +353,7 @@ func (v *libvirt) checkOwner(t *testing.T, file string, uid int) {
 		return
 	}
 	var st unix.Stat_t
-	must(t, unix.Stat(file, &st))
+	testkit.Check(t, unix.Stat(file, &st))
 	if int(st.Uid) != uid || int(st.Gid) != uid {
 		t.Errorf("%s belongs to %d:%d; want %d:%[4]d", filepath.Base(file), st.Uid, st.Gid, uid)
 	}
@@ -378,21 +371,21 @@ type server struct {
 func (v *libvirt) servers(t *testing.T) (found []server) {
 	t.Helper()
 	program, err := os.Stat(filepath.Join(v.dir, "vfiofs"))
-	must(t, err)
+	testkit.Check(t, err)
 	exes, err := filepath.Glob("/proc/[0-9]*/exe")
-	must(t, err)
+	testkit.Check(t, err)
 	for _, exe := range exes {
 		st, err := os.Stat(exe)
 		if err != nil || !os.SameFile(st, program) {
 			continue // a kernel thread, gone meanwhile, or something else
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(exe)))
-		must(t, err)
+		testkit.Check(t, err)
 		fd, err := unix.PidfdOpen(pid, 0)
-		must(t, err)
+		testkit.Check(t, err)
 		t.Cleanup(func() { unix.Close(fd) })
 		args, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "cmdline"))
-		must(t, err)
+		testkit.Check(t, err)
 		found = append(found, server{pid, fd, strings.TrimSpace(strings.ReplaceAll(string(args), "\x00", " "))})
 	}
 	slices.SortFunc(found, func(a, b server) int { return a.pid - b.pid })

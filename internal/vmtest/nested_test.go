@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/vmtest"
 	"vfiofs/internal/vmtest/guesttest"
 	"vfiofs/internal/vmtest/plan"
@@ -20,9 +21,9 @@ func startProxy(t *testing.T, program string) *vmtest.Proxy {
 	t.Helper()
 	// t.TempDir is too long for a socket's path.
 	dir, err := os.MkdirTemp("", "vvu-")
-	check(t, err)
+	testkit.Check(t, err)
 	p, err := vmtest.StartProxy(program, dir, "512M")
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	stopAtEnd(t, p.Daemon)
 	return p
@@ -56,7 +57,7 @@ func siblingVM(p *vmtest.Proxy, steps ...plan.Step) vmtest.VM {
 func disk(t *testing.T, lab *vmtest.Lab) string {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "ext4.img")
-	check(t, lab.Ext4(image, "1G"))
+	testkit.Check(t, lab.Ext4(image, "1G"))
 	return image
 }
 
@@ -64,7 +65,7 @@ func disk(t *testing.T, lab *vmtest.Lab) string {
 func ready(t *testing.T, m *vmtest.Machine, step string) {
 	t.Helper()
 	_, err := m.Expect(time.Minute, plan.Ready, step)
-	check(t, err)
+	testkit.Check(t, err)
 	if status, _, ended := m.Status(step); ended {
 		out, _ := m.Output(step)
 		t.Fatalf("step %s has ended with status %d\n%s", step, status, out)
@@ -75,7 +76,7 @@ func ready(t *testing.T, m *vmtest.Machine, step string) {
 func succeeded(t *testing.T, m *vmtest.Machine, step string) {
 	t.Helper()
 	line, err := m.Expect(time.Minute, plan.Exit, step)
-	check(t, err)
+	testkit.Check(t, err)
 	if fields := strings.Fields(line); fields[2] != "0" {
 		out, _ := m.Output(step)
 		t.Fatalf("step %s: exit status %s; want 0\n%s", step, fields[2], out)
@@ -103,7 +104,7 @@ func TestNested(t *testing.T) {
 	succeeded(t, d, "prepare")
 
 	sum, err := guesttest.FarBytes(io.Discard, size)
-	check(t, err)
+	testkit.Check(t, err)
 	steps := []plan.Step{
 		vmtest.Test("posix", "suite", "^TestPosix$", "-dir=/mnt"),
 		vmtest.Test("write", "suite", "^TestWrite$", "-dir=/mnt", sizeArg),
@@ -118,8 +119,8 @@ func TestNested(t *testing.T) {
 	}
 
 	_, err = d.Expect(time.Minute, plan.Await, "far")
-	check(t, err)
-	check(t, d.Send(plan.Go, "far"))
+	testkit.Check(t, err)
+	testkit.Check(t, d.Send(plan.Go, "far"))
 	poweredOff(t, d, time.Minute)
 	d.Report(t, "far")
 	// The hardware lab leaves no trace: the function has its own driver again.
@@ -140,7 +141,7 @@ func TestNested(t *testing.T) {
 func withHardwareLab(t *testing.T, lab *vmtest.Lab, vm *vmtest.VM) {
 	t.Helper()
 	script, err := filepath.Abs("../../scripts/hw-lab")
-	check(t, err)
+	testkit.Check(t, err)
 	vm.Files = map[string]string{"/bin/busybox": lab.Busybox, "/bin/hw-lab": script}
 	vm.Steps = append([]plan.Step{
 		{Name: "busybox", Args: []string{"/bin/busybox", "--install", "-s", "/bin"}},
@@ -166,8 +167,8 @@ func TestNestedRestarts(t *testing.T) {
 		},
 		plan.Step{Name: "end", Await: true},
 	)}
-	check(t, n.device.Pack(t.Context(), lab, t.TempDir()))
-	check(t, n.sibling.Pack(t.Context(), lab, t.TempDir()))
+	testkit.Check(t, n.device.Pack(t.Context(), lab, t.TempDir()))
+	testkit.Check(t, n.sibling.Pack(t.Context(), lab, t.TempDir()))
 
 	n.bootDevice()
 	for _, round := range []struct {
@@ -182,7 +183,7 @@ func TestNestedRestarts(t *testing.T) {
 			began := time.Now()
 			s := n.bootSibling()
 			round.kill()
-			check(t, s.Close()) // its QEMU can't do without the server, even with a new one
+			testkit.Check(t, s.Close()) // its QEMU can't do without the server, even with a new one
 			t.Logf("killed %s, time %d: %.1f s", round.victim, i+1, time.Since(began).Seconds())
 			if !p.Running() {
 				t.Fatal("the proxy has ended")
@@ -192,9 +193,9 @@ func TestNestedRestarts(t *testing.T) {
 
 	// And after all that a life that ends well.
 	s := n.bootSibling()
-	check(t, s.Send(plan.Go, "end"))
+	testkit.Check(t, s.Send(plan.Go, "end"))
 	poweredOff(t, s, time.Minute)
-	check(t, n.d.Send(plan.Go, "end"))
+	testkit.Check(t, n.d.Send(plan.Go, "end"))
 	poweredOff(t, n.d, time.Minute)
 	if status, _, _ := n.d.Status("serve"); status != 0 {
 		t.Errorf("vfiofs ended with status %d; want 0", status)
@@ -224,15 +225,15 @@ func (n *nested) bootSibling() *vmtest.Machine {
 }
 
 func (n *nested) restartServer() {
-	check(n.t, n.d.Send(plan.Kill, "serve"))
+	testkit.Check(n.t, n.d.Send(plan.Kill, "serve"))
 	_, err := n.d.Expect(time.Minute, plan.Exit, "serve")
-	check(n.t, err)
-	check(n.t, n.d.Send(plan.Start, "serve"))
+	testkit.Check(n.t, err)
+	testkit.Check(n.t, n.d.Send(plan.Start, "serve"))
 	_, err = n.d.Expect(time.Minute, plan.Ready, "serve")
-	check(n.t, err)
+	testkit.Check(n.t, err)
 }
 
 func (n *nested) restartDevice() {
-	check(n.t, n.d.Close())
+	testkit.Check(n.t, n.d.Close())
 	n.bootDevice()
 }

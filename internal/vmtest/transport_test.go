@@ -13,6 +13,7 @@ import (
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/vmtest"
 	"vfiofs/virtio"
 	"vfiofs/virtio/guestmem"
@@ -36,7 +37,7 @@ func BenchmarkTransport(b *testing.B) {
 		connect func(b *testing.B, program, dir string) *guest
 	}{{"socket", overSocket}, {"vvu", overFunction}} {
 		dir := b.TempDir()
-		check(b, os.WriteFile(filepath.Join(dir, "file"), make([]byte, fileSize), 0o644))
+		testkit.Check(b, os.WriteFile(filepath.Join(dir, "file"), make([]byte, fileSize), 0o644))
 		b.Run(transport.name, func(b *testing.B) {
 			g := transport.connect(b, program, dir)
 			for _, stream := range g.streams(b) {
@@ -70,10 +71,10 @@ func overSocket(b *testing.B, program, dir string) *guest {
 	d, err := vmtest.Serve(vmtest.Server{Name: "vfiofs", Command: func(o vmtest.ServeOptions) []string {
 		return []string{program, "--socket", o.Socket, "--tag", "bench", "--shared-dir", dir, "--num-request-queues", "1"}
 	}}, vmtest.ServeOptions{Socket: socket})
-	check(b, err)
+	testkit.Check(b, err)
 	stopAtEnd(b, d)
 	mem, err := vhostuser.NewGuestMemory(0, guestSize)
-	check(b, err)
+	testkit.Check(b, err)
 	return connect(b, socket, mem)
 }
 
@@ -81,22 +82,22 @@ func overSocket(b *testing.B, program, dir string) *guest {
 func overFunction(b *testing.B, program, dir string) *guest {
 	at := socketDir(b)
 	p, err := vmtest.StartProxy(program, at, fmt.Sprint(guestSize))
-	check(b, err)
+	testkit.Check(b, err)
 	stopAtEnd(b, p.Daemon)
 	server := exec.Command(program, "--vfio", filepath.Join(at, "device.sock"), "--tag", "bench", "--shared-dir", dir, "--num-request-queues", "1")
 	server.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	server.Stderr = os.Stderr
-	check(b, server.Start())
+	testkit.Check(b, server.Start())
 	b.Cleanup(func() {
-		check(b, server.Process.Signal(unix.SIGTERM))
+		testkit.Check(b, server.Process.Signal(unix.SIGTERM))
 		if err := server.Wait(); err != nil {
 			b.Errorf("vfiofs --vfio: %v", err)
 		}
 	})
 	n, err := unix.Open(p.Memory(), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	check(b, err)
+	testkit.Check(b, err)
 	bytes, err := unix.Mmap(n, 0, guestSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	check(b, err)
+	testkit.Check(b, err)
 	return connect(b, p.Options.Socket, &vhostuser.GuestMemory{
 		Region: vhostuser.Region{Size: guestSize, Addr: 0x7f00_0000_0000},
 		Mem:    bytes, File: fd.New(n, "memory of the sibling"),
@@ -105,7 +106,7 @@ func overFunction(b *testing.B, program, dir string) *guest {
 
 func socketDir(b *testing.B) string {
 	dir, err := os.MkdirTemp("", "bench-") // b.TempDir is too long for a socket's path
-	check(b, err)
+	testkit.Check(b, err)
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
@@ -113,19 +114,19 @@ func socketDir(b *testing.B) string {
 // connect does what QEMU and the guest's driver do.
 func connect(b *testing.B, socket string, mem *vhostuser.GuestMemory) *guest {
 	front, err := vhostuser.Dial(socket)
-	check(b, err)
+	testkit.Check(b, err)
 	g := &guest{front: front, mem: mem}
 	b.Cleanup(func() {
 		g.front.Close()
 		g.mem.Close()
 	})
-	check(b, front.Negotiate(virtio.FeatureIndirectDesc|virtio.FeatureEventIdx|virtio.FeatureVersion1|vhostuser.FeatureProtocolFeatures, ^vhostuser.ProtocolFeatures(0)))
-	check(b, front.Share(mem))
+	testkit.Check(b, front.Negotiate(virtio.FeatureIndirectDesc|virtio.FeatureEventIdx|virtio.FeatureVersion1|vhostuser.FeatureProtocolFeatures, ^vhostuser.ProtocolFeatures(0)))
+	testkit.Check(b, front.Share(mem))
 	for i := range 2 {
 		r, err := front.NewRing(mem, i*ringSpace, i, 128)
-		check(b, err)
+		testkit.Check(b, err)
 		b.Cleanup(func() { r.Close() })
-		check(b, front.StartRing(r, 0))
+		testkit.Check(b, front.StartRing(r, 0))
 		g.ring = r
 	}
 	g.client = fusetest.NewClient(func(in []byte, outSize int) ([]byte, error) {
@@ -140,7 +141,7 @@ func connect(b *testing.B, socket string, mem *vhostuser.GuestMemory) *guest {
 		return append([]byte(nil), g.slot(0)[replyOff:][:n]...), err
 	})
 	_, err = g.client.Init(fusetest.AllFlags)
-	check(b, err)
+	testkit.Check(b, err)
 	return g
 }
 
@@ -178,9 +179,9 @@ type stream struct {
 
 func (g *guest) streams(b *testing.B) []stream {
 	entry, err := g.client.Lookup(fuse.RootID, "file")
-	check(b, err)
+	testkit.Check(b, err)
 	file, err := g.client.Open(entry.Node, unix.O_RDWR)
-	check(b, err)
+	testkit.Check(b, err)
 	read := func(size int) []byte {
 		return g.client.Message(fuse.OpRead, entry.Node, fuse.ReadIn{Handle: file.Handle, Size: uint32(size)})
 	}
@@ -224,17 +225,17 @@ func (g *guest) run(b *testing.B, s stream) {
 	for i := range s.depth {
 		send(i)
 	}
-	check(b, g.ring.Submit())
+	testkit.Check(b, g.ring.Submit())
 	for done := 0; done < b.N; {
 		head, n, err := g.completed()
 		for ok := true; ok; head, n, ok = g.ring.Used() {
-			check(b, err)
+			testkit.Check(b, err)
 			if int(n) != s.out {
 				b.Fatalf("reply has %d bytes; want %d: %x", n, s.out, g.slot(slots[head])[replyOff:][:16])
 			}
 			done++
 			send(slots[head])
 		}
-		check(b, g.ring.Submit())
+		testkit.Check(b, g.ring.Submit())
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/vmtest"
 	"vfiofs/internal/vmtest/guesttest"
 	"vfiofs/internal/vmtest/plan"
@@ -84,18 +85,11 @@ func share(d *vmtest.Daemon) []vmtest.Share {
 	return []vmtest.Share{{Socket: d.Options.Socket, Tag: d.Options.Tag, Queues: d.Options.Queues, Mount: "/mnt"}}
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // poweredOff waits for the guest's end and checks that QEMU followed it at once: the
 // server must have answered the front-end's last messages.
 func poweredOff(t *testing.T, m *vmtest.Machine, limit time.Duration) {
 	t.Helper()
-	check(t, m.Wait(limit))
+	testkit.Check(t, m.Wait(limit))
 	if got := m.Linger(); got > 2*time.Second {
 		t.Errorf("QEMU exited %s after the guest powered off; want at most 2s", got)
 	}
@@ -106,7 +100,7 @@ func poweredOff(t *testing.T, m *vmtest.Machine, limit time.Duration) {
 func TestBench(t *testing.T) {
 	lab := vmtest.Find(t)
 	greeting := filepath.Join(t.TempDir(), "greeting")
-	check(t, os.WriteFile(greeting, []byte("hello"), 0o644))
+	testkit.Check(t, os.WriteFile(greeting, []byte("hello"), 0o644))
 	sh := func(name, line string) plan.Step {
 		return plan.Step{Name: name, Args: []string{"/bin/busybox", "sh", "-c", line}}
 	}
@@ -121,10 +115,10 @@ func TestBench(t *testing.T) {
 		Collect: []string{"/data"},
 	})
 	_, err := m.Expect(time.Minute, plan.Ready, "daemon")
-	check(t, err)
+	testkit.Check(t, err)
 	_, err = m.Expect(time.Minute, plan.Await, "waits")
-	check(t, err)
-	check(t, m.Send(plan.Go, "waits"))
+	testkit.Check(t, err)
+	testkit.Check(t, m.Send(plan.Go, "waits"))
 	poweredOff(t, m, time.Minute)
 
 	for step, want := range map[string]int{"daemon": 3, "waits": 0, "fails": 7} {
@@ -138,7 +132,7 @@ func TestBench(t *testing.T) {
 		}
 	}
 	files, err := m.Files()
-	check(t, err)
+	testkit.Check(t, err)
 	defer files.Close()
 	got := map[string]string{}
 	for tr := tar.NewReader(files); ; {
@@ -146,9 +140,9 @@ func TestBench(t *testing.T) {
 		if err == io.EOF {
 			break
 		}
-		check(t, err)
+		testkit.Check(t, err)
 		content, err := io.ReadAll(tr)
-		check(t, err)
+		testkit.Check(t, err)
 		got[h.Name] = string(content)
 	}
 	want := map[string]string{"data/greeting": "hello", "data/ready": "started\n", "data/end": "ended\n"}
@@ -173,7 +167,7 @@ func TestKernels(t *testing.T) {
 	for _, series := range []string{"6.12", "7"} {
 		t.Run("Linux"+series, func(t *testing.T) {
 			kernel, err := lab.Kernel(series)
-			check(t, err)
+			testkit.Check(t, err)
 			d := serve(t, s, 1)
 			want := writeHostFile(t, d.Options.Dir, 256<<20)
 			steps := []plan.Step{
@@ -193,9 +187,9 @@ func TestKernels(t *testing.T) {
 			for _, step := range steps {
 				m.Report(t, step.Name)
 			}
-			t.Run("HostSeesGuestFile", func(t *testing.T) { check(t, guesttest.CheckWrite(d.Options.Dir, 256<<20)) })
+			t.Run("HostSeesGuestFile", func(t *testing.T) { testkit.Check(t, guesttest.CheckWrite(d.Options.Dir, 256<<20)) })
 			if series == "6.12" {
-				t.Run("HostSeesSmallFiles", func(t *testing.T) { check(t, guesttest.CheckSmallFiles(d.Options.Dir, 10_000)) })
+				t.Run("HostSeesSmallFiles", func(t *testing.T) { testkit.Check(t, guesttest.CheckSmallFiles(d.Options.Dir, 10_000)) })
 			}
 		})
 	}
@@ -205,10 +199,10 @@ func TestKernels(t *testing.T) {
 func writeHostFile(t *testing.T, dir string, size int64) string {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, guesttest.FarFile))
-	check(t, err)
+	testkit.Check(t, err)
 	defer f.Close()
 	sum, err := guesttest.FarBytes(f, size)
-	check(t, err)
+	testkit.Check(t, err)
 	return sum
 }
 
@@ -218,7 +212,7 @@ func TestGuestReboots(t *testing.T) {
 	s := server(t, lab)
 	d := serve(t, s, 1)
 	boots := filepath.Join(d.Options.Dir, "boots")
-	check(t, os.WriteFile(boots, nil, 0o644))
+	testkit.Check(t, os.WriteFile(boots, nil, 0o644))
 	m := vmtest.Start(t, lab, vmtest.VM{
 		Shares: share(d), Programs: []vmtest.Program{suite}, Reboots: true, Hold: true,
 		Steps: []plan.Step{vmtest.Test("boot", "suite", "^TestBoot$", "-dir=/mnt")},
@@ -226,27 +220,27 @@ func TestGuestReboots(t *testing.T) {
 	const reboots = 5
 	for i := range reboots + 1 {
 		line, err := m.Expect(time.Minute, plan.Exit, "boot")
-		check(t, err)
+		testkit.Check(t, err)
 		if fields := strings.Fields(line); fields[2] != "0" {
 			out, _ := m.Output("boot")
 			t.Fatalf("boot %d: exit status %s; want 0\n%s", i, fields[2], out)
 		}
 		_, err = m.Expect(30*time.Second, plan.Hold)
-		check(t, err)
+		testkit.Check(t, err)
 		end := plan.Reboot
 		switch {
 		case i == reboots:
 			end = plan.PowerOff
 		case i%2 == 1: // as if somebody pressed the button: no unmount, no DESTROY
-			check(t, m.QMP("system_reset"))
+			testkit.Check(t, m.QMP("system_reset"))
 			_, err = m.Expect(time.Minute, plan.Up)
-			check(t, err)
+			testkit.Check(t, err)
 			continue
 		}
-		check(t, m.Send(end))
+		testkit.Check(t, m.Send(end))
 		if end == plan.Reboot {
 			_, err = m.Expect(time.Minute, plan.Up)
-			check(t, err)
+			testkit.Check(t, err)
 		}
 	}
 	poweredOff(t, m, time.Minute)
@@ -254,7 +248,7 @@ func TestGuestReboots(t *testing.T) {
 		t.Error("the server has ended; want it to outlive the guest")
 	}
 	got, err := os.ReadFile(boots)
-	check(t, err)
+	testkit.Check(t, err)
 	var want strings.Builder
 	for i := range reboots + 1 {
 		fmt.Fprintf(&want, "boot-%d\n", i)
@@ -277,16 +271,16 @@ func TestStopContUnderLoad(t *testing.T) {
 	for i := range cycles {
 		awaitSize(t, m, filepath.Join(d.Options.Dir, guesttest.LoadFile(0)), int64(i+1)*size/(cycles+1))
 		began := time.Now()
-		check(t, m.QMP("stop"))
+		testkit.Check(t, m.QMP("stop"))
 		stopped := time.Now()
-		check(t, m.QMP("cont"))
+		testkit.Check(t, m.QMP("cont"))
 		t.Logf("stop %d: took %s, cont %s", i+1, stopped.Sub(began), time.Since(stopped))
 	}
 	poweredOff(t, m, time.Minute)
 	m.Report(t, "load")
 
 	for i := range guesttest.LoadFiles {
-		check(t, guesttest.CheckRecords(filepath.Join(d.Options.Dir, guesttest.LoadFile(i)), size))
+		testkit.Check(t, guesttest.CheckRecords(filepath.Join(d.Options.Dir, guesttest.LoadFile(i)), size))
 	}
 }
 
@@ -321,7 +315,7 @@ func TestTwoGuests(t *testing.T) {
 		t.Skipf("%s ends with its first guest", s.Name)
 	}
 	d := serve(t, s, 1)
-	check(t, os.WriteFile(filepath.Join(d.Options.Dir, "boots"), nil, 0o644))
+	testkit.Check(t, os.WriteFile(filepath.Join(d.Options.Dir, "boots"), nil, 0o644))
 	for _, name := range []string{"First", "Second"} {
 		t.Run(name, func(t *testing.T) {
 			m := vmtest.Start(t, lab, vmtest.VM{
@@ -336,7 +330,7 @@ func TestTwoGuests(t *testing.T) {
 		t.Error("the server has ended; want it to listen for the next guest")
 	}
 	got, err := os.ReadFile(filepath.Join(d.Options.Dir, "boots"))
-	check(t, err)
+	testkit.Check(t, err)
 	if want := "boot-0\nboot-1\n"; string(got) != want {
 		t.Errorf("boots on the host = %q; want %q", got, want)
 	}
@@ -359,7 +353,7 @@ func TestFourQueues(t *testing.T) {
 	m.Report(t, "cpus")
 
 	log, err := d.Log()
-	check(t, err)
+	testkit.Check(t, err)
 	requests := map[int]int{}
 	for line := range bytes.Lines(log) {
 		var e struct {

@@ -12,24 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/vfio/vfiotest"
 )
 
 var _ vfio.Device = (*vfiotest.Function)(nil)
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // newFunction makes a function that is closed at the end of the test.
 func newFunction(t *testing.T, opt vfiotest.Options) *vfiotest.Function {
 	t.Helper()
 	f, err := vfiotest.New(opt)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -38,10 +32,10 @@ func newFunction(t *testing.T, opt vfiotest.Options) *vfiotest.Function {
 func newFile(t *testing.T, size int64) *fd.FD {
 	t.Helper()
 	n, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
-	check(t, err)
+	testkit.Check(t, err)
 	file := fd.New(n, "test memory")
 	t.Cleanup(func() { file.Close() })
-	check(t, unix.Ftruncate(n, size))
+	testkit.Check(t, unix.Ftruncate(n, size))
 	return file
 }
 
@@ -87,19 +81,19 @@ func TestRegion(t *testing.T) {
 	}
 	b := make([]byte, 4)
 	_, err := bar0.WriteAt([]byte{9, 8}, 2)
-	check(t, err)
+	testkit.Check(t, err)
 	_, err = bar0.ReadAt(b, 0)
-	if check(t, err); !bytes.Equal(b, []byte{1, 2, 9, 8}) {
+	if testkit.Check(t, err); !bytes.Equal(b, []byte{1, 2, 9, 8}) {
 		t.Errorf("registers hold %v; want [1 2 9 8]", b)
 	}
 
 	// All ways to mappable memory lead to the same bytes.
 	bar2, _ := f.Region(2)
 	mem, err := bar2.Mmap()
-	check(t, err)
+	testkit.Check(t, err)
 	mem[1] = 'N'
 	_, err = bar2.ReadAt(b, 0)
-	if check(t, err); string(b) != "iNit" || string(f.Mem(2)[:4]) != "iNit" {
+	if testkit.Check(t, err); string(b) != "iNit" || string(f.Mem(2)[:4]) != "iNit" {
 		t.Errorf("memory = %q and %q; want iNit", b, f.Mem(2)[:4])
 	}
 	f.Mem(4)[7] = 'x'
@@ -143,12 +137,12 @@ func TestInterrupts(t *testing.T) {
 		t.Errorf("Vectors(MSIX) = %d, %v; want 2", n, err)
 	}
 	e, err := fd.NewEvent("vector")
-	check(t, err)
+	testkit.Check(t, err)
 	defer e.Close()
 	if f.Trigger(vfio.MSIX, 0) {
 		t.Error("Trigger before SetIRQs = true; want false")
 	}
-	check(t, f.SetIRQs(vfio.MSIX, []*fd.FD{e}))
+	testkit.Check(t, f.SetIRQs(vfio.MSIX, []*fd.FD{e}))
 	for vector, want := range map[int]bool{0: true, 1: false, -1: false} {
 		if got := f.Trigger(vfio.MSIX, vector); got != want {
 			t.Errorf("Trigger(%d) = %v; want %v", vector, got, want)
@@ -164,7 +158,7 @@ func TestInterrupts(t *testing.T) {
 	if n := f.Listening(vfio.MSIX); n != 1 {
 		t.Errorf("Listening(MSIX) = %d; want 1", n)
 	}
-	check(t, f.SetIRQs(vfio.MSIX, nil))
+	testkit.Check(t, f.SetIRQs(vfio.MSIX, nil))
 	if f.Trigger(vfio.MSIX, 0) || f.Listening(vfio.MSIX) != 0 {
 		t.Error("interrupts work when they are off")
 	}
@@ -175,9 +169,9 @@ func TestDMA(t *testing.T) {
 	file := newFile(t, int64(4*page))
 	f := newFunction(t, vfiotest.Options{})
 	mem := make([]byte, 2*page)
-	check(t, f.MapDMA(0x10000, mem, file, int64(page)))
+	testkit.Check(t, f.MapDMA(0x10000, mem, file, int64(page)))
 	_, err := unix.Pwrite(file.Int(), []byte("hi"), int64(page)+4)
-	check(t, err)
+	testkit.Check(t, err)
 	if b, err := f.DMA(0x10004, 2); err != nil || string(b) != "hi" {
 		t.Errorf("DMA(0x10004, 2) = %q, %v; want hi", b, err)
 	}
@@ -216,8 +210,8 @@ func TestDMA(t *testing.T) {
 	if err := f.UnmapDMA(0x10000, page); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("UnmapDMA of a half = %v; want %v", err, unix.ENOENT)
 	}
-	check(t, f.UnmapDMA(0x10000, 2*page))
-	check(t, f.MapDMA(0x10000, mem, file, 0)) // ended by Close
+	testkit.Check(t, f.UnmapDMA(0x10000, 2*page))
+	testkit.Check(t, f.MapDMA(0x10000, mem, file, 0)) // ended by Close
 }
 
 func TestLife(t *testing.T) {
@@ -233,7 +227,7 @@ func TestLife(t *testing.T) {
 		},
 	})
 	region, err := f.Region(0)
-	check(t, err)
+	testkit.Check(t, err)
 	operations := map[string]func() error{
 		"Region":   func() error { _, err := f.Region(0); return err },
 		"Vectors":  func() error { _, err := f.Vectors(vfio.MSIX); return err },
@@ -268,6 +262,6 @@ func TestLife(t *testing.T) {
 			t.Errorf("%s of a lost function = %v; want %v", op, err, vfiotest.ErrGone)
 		}
 	}
-	check(t, f.Close())
-	check(t, f.Close())
+	testkit.Check(t, f.Close())
+	testkit.Check(t, f.Close())
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 )
 
@@ -24,7 +25,7 @@ func attach(t testing.TB, m Model) (dev vfio.Device, end func() error) {
 	t.Helper()
 	sock, end := serve(t, m)
 	dev, err := Attach(context.Background(), sock)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { dev.Close() })
 	return dev, end
 }
@@ -33,7 +34,7 @@ func attach(t testing.TB, m Model) (dev vfio.Device, end func() error) {
 func regionOf(t testing.TB, dev vfio.Device, i int) vfio.Region {
 	t.Helper()
 	r, err := dev.Region(i)
-	check(t, err)
+	testkit.Check(t, err)
 	return r
 }
 
@@ -42,7 +43,7 @@ func TestDevice(t *testing.T) {
 	m := newTestModel(t)
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	check(t, err)
+	testkit.Check(t, err)
 	done := make(chan error, 1)
 	go func() {
 		sock, err := l.AcceptUnix()
@@ -53,9 +54,9 @@ func TestDevice(t *testing.T) {
 	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	dev, err := Dial(ctx, path)
-	check(t, err)
+	testkit.Check(t, err)
 	cancel()
-	check(t, l.Close())
+	testkit.Check(t, l.Close())
 
 	for i, want := range map[int]int64{0: 0x4000, 1: 0x1000, 2: 64 << 20, 3: 0, 4: 1 << 20, vfio.ROMRegion: 0, vfio.ConfigRegion: 4096} {
 		if got := regionOf(t, dev, i).Size(); got != want {
@@ -104,7 +105,7 @@ func TestDevice(t *testing.T) {
 
 	// Memory of the device: a BAR, and none where a mapping couldn't begin.
 	mem, err := regionOf(t, dev, 2).Mmap()
-	check(t, err)
+	testkit.Check(t, err)
 	again, err := regionOf(t, dev, 2).Mmap()
 	if err != nil || len(mem) != 64<<20 || &again[0] != &mem[0] {
 		t.Errorf("Mmap() = %d bytes, then %v; want %d, and the same again", len(mem), err, 64<<20)
@@ -123,23 +124,23 @@ func TestDevice(t *testing.T) {
 	bus := m.attached()
 	ram := newMemfd(t, 1<<20)
 	arena, err := unix.Mmap(ram.Int(), 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	check(t, err)
+	testkit.Check(t, err)
 	defer unix.Munmap(arena)
-	check(t, dev.MapDMA(0x100000, arena[0x1000:0x3000], ram, 0x1000))
-	check(t, dev.MapDMA(0x102000, arena[0x8000:0x9000], ram, 0x8000))
+	testkit.Check(t, dev.MapDMA(0x100000, arena[0x1000:0x3000], ram, 0x1000))
+	testkit.Check(t, dev.MapDMA(0x102000, arena[0x8000:0x9000], ram, 0x8000))
 	copy(arena[0x2ffe:], "he")
 	copy(arena[0x8000:], "llo")
 	view, unmap, err := bus.View(0x101ffe, 5)
-	check(t, err)
+	testkit.Check(t, err)
 	if string(view) != "hello" {
 		t.Errorf("View() = %q; want hello", view)
 	}
 	copy(view, "HE")
-	check(t, unmap())
+	testkit.Check(t, unmap())
 	if got := at(bus, 0x101ffe, 2); got != 'H' || arena[0x2ffe] != 'H' {
 		t.Errorf("after a store: Table has %c, arena has %c; want H", got, arena[0x2ffe])
 	}
-	check(t, dev.UnmapDMA(0x100000, 0x3000))
+	testkit.Check(t, dev.UnmapDMA(0x100000, 0x3000))
 	if got := at(bus, 0x101ffe, 2); got != -1 {
 		t.Errorf("after UnmapDMA: Table has %d; want -1", got)
 	}
@@ -149,16 +150,16 @@ func TestDevice(t *testing.T) {
 	for i := range events {
 		events[i] = newEvent(t)
 	}
-	check(t, dev.SetIRQs(vfio.MSIX, events))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, events))
 	raise := func() {
 		for i := range 8 {
 			bus.Trigger(vfio.MSIX, i)
 		}
 	}
 	raise()
-	check(t, dev.SetIRQs(vfio.MSIX, events[:3]))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, events[:3]))
 	raise()
-	check(t, dev.SetIRQs(vfio.MSIX, nil))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, nil))
 	raise()
 	for i, e := range events {
 		want := uint64(1)
@@ -171,16 +172,16 @@ func TestDevice(t *testing.T) {
 	}
 
 	m.taken()
-	check(t, dev.Reset())
+	testkit.Check(t, dev.Reset())
 	m.wantCalls(t, "reset")
-	check(t, dev.Close())
-	check(t, dev.Close())
+	testkit.Check(t, dev.Close())
+	testkit.Check(t, dev.Close())
 	select {
 	case <-dev.Gone():
 	default:
 		t.Error("Gone() is open after Close")
 	}
-	check(t, <-done)
+	testkit.Check(t, <-done)
 	m.wantCalls(t, "detach")
 	if _, err := bar.ReadAt(b, 0); err == nil {
 		t.Error("ReadAt() after Close succeeds")
@@ -195,7 +196,7 @@ func TestArguments(t *testing.T) {
 	m := newTestModel(t)
 	dev, _ := attach(t, m)
 	mem := make([]byte, 0x2000)
-	check(t, dev.MapDMA(0x1000, mem, nil, 0))
+	testkit.Check(t, dev.MapDMA(0x1000, mem, nil, 0))
 	for _, tt := range []struct {
 		name string
 		err  error
@@ -224,9 +225,9 @@ func TestArguments(t *testing.T) {
 			t.Errorf("%s: %v; want %v", tt.name, tt.err, tt.want)
 		}
 	}
-	check(t, dev.SetIRQs(vfio.INTx, nil))
-	check(t, dev.UnmapDMA(0, 0x10000))
-	check(t, dev.MapDMA(0x2000, mem, nil, 0))
+	testkit.Check(t, dev.SetIRQs(vfio.INTx, nil))
+	testkit.Check(t, dev.UnmapDMA(0, 0x10000))
+	testkit.Check(t, dev.MapDMA(0x2000, mem, nil, 0))
 	for _, r := range dev.Ranges() {
 		if r.First%vfio.IOVA(dev.PageSize()) != 0 || (r.Last+1)%vfio.IOVA(dev.PageSize()) != 0 || r.Last+1 == 0 {
 			t.Errorf("range %+v isn't in pages", r)
@@ -241,7 +242,7 @@ func TestDialFails(t *testing.T) {
 		t.Errorf("Dial(nothing) = %v; want ENOENT and the path", err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	check(t, err)
+	testkit.Check(t, err)
 	defer l.Close()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	reason := errors.New("enough")
@@ -269,7 +270,7 @@ func TestCloseEndsWaiting(t *testing.T) {
 	bar := regionOf(t, dev, 0)
 	go func() { _, err := bar.ReadAt(make([]byte, 4), 0); done <- err }()
 	r.recv()
-	check(t, dev.Close())
+	testkit.Check(t, dev.Close())
 	select {
 	case err := <-done:
 		if err == nil || !strings.Contains(err.Error(), "gone") {
@@ -289,7 +290,7 @@ func TestServerLeaves(t *testing.T) {
 	if err != nil || len(mem) != 0x2000 {
 		t.Fatalf("Mmap() = %d bytes, %v; want the area of 0x2000", len(mem), err)
 	}
-	check(t, r.sock.Close())
+	testkit.Check(t, r.sock.Close())
 	select {
 	case <-dev.Gone():
 	case <-time.After(patience):
@@ -310,7 +311,7 @@ func TestServerLeaves(t *testing.T) {
 	if mem[4096] != 3 {
 		t.Errorf("mapped byte = %d; want 3", mem[4096])
 	}
-	check(t, dev.Close())
+	testkit.Check(t, dev.Close())
 	if _, err := regionOf(t, dev, 1).Mmap(); err == nil {
 		t.Error("Mmap() after Close succeeds")
 	}
@@ -360,9 +361,9 @@ func TestServeDMA(t *testing.T) {
 	a, b, c := make([]byte, 0x1000), make([]byte, 0x1000), make([]byte, 0x1000)
 	copy(a[0xffe:], "ab")
 	copy(b, "cd")
-	check(t, dev.MapDMA(0x2000, b, nil, 0))
-	check(t, dev.MapDMA(0x1000, a, nil, 0))
-	check(t, dev.MapDMA(0x4000, c, nil, 0))
+	testkit.Check(t, dev.MapDMA(0x2000, b, nil, 0))
+	testkit.Check(t, dev.MapDMA(0x1000, a, nil, 0))
+	testkit.Check(t, dev.MapDMA(0x4000, c, nil, 0))
 	end()
 	for _, tt := range []struct {
 		name    string
@@ -523,7 +524,7 @@ func TestHostileServer(t *testing.T) {
 		if _, ok := errors.AsType[*PeerError](dev.Reset()); !ok {
 			t.Errorf("%s: Reset() = %v; want a PeerError", tt.name, dev.Reset())
 		}
-		check(t, dev.Close())
+		testkit.Check(t, dev.Close())
 	}
 }
 
@@ -534,7 +535,7 @@ func TestNoAllocations(t *testing.T) {
 	dev, _ := attach(t, quiet{m})
 	bar := regionOf(t, dev, 0)
 	event := newEvent(t)
-	check(t, dev.SetIRQs(vfio.MSIX, []*fd.FD{event}))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, []*fd.FD{event}))
 	b := make([]byte, 4)
 	bus := m.attached()
 	if got := testing.AllocsPerRun(200, func() {

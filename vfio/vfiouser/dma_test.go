@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/virtio/guestmem"
 )
@@ -30,7 +31,7 @@ func pages(t testing.TB, n int) *fd.FD {
 	f := newMemfd(t, int64(n)<<12)
 	for i := range n {
 		_, err := unix.Pwrite(f.Int(), bytes.Repeat([]byte{byte(i + 1)}, 4096), int64(i)<<12)
-		check(t, err)
+		testkit.Check(t, err)
 	}
 	return f
 }
@@ -135,7 +136,7 @@ func TestDMARefused(t *testing.T) {
 	r, _ := greeted(t, m)
 	ram := newMemfd(t, 0x4000)
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	device := fd.New(null, "device")
 	defer device.Close()
 	for _, tt := range []struct {
@@ -178,7 +179,7 @@ func TestFileChanges(t *testing.T) {
 	}
 	// It grows: again and again, up to a limit.
 	for i := range int64(maxViews + 2) {
-		check(t, unix.Ftruncate(ram.Int(), 0x4000+i<<12))
+		testkit.Check(t, unix.Ftruncate(ram.Int(), 0x4000+i<<12))
 		r.must(DMAMap, mapped(0x10000, 0x1000, uint64(0x3000+i<<12)), ram)
 		want := 0
 		if i >= maxViews {
@@ -189,7 +190,7 @@ func TestFileChanges(t *testing.T) {
 		}
 	}
 	// It shrinks.
-	check(t, unix.Ftruncate(ram.Int(), 0x1000))
+	testkit.Check(t, unix.Ftruncate(ram.Int(), 0x1000))
 	r.must(DMAUnmap, unmapped(0x10000, 0x1000))
 	if got := at(bus, 0, 1); got != -1 {
 		t.Errorf("memory of a file that was cut = %d; want -1", got)
@@ -205,7 +206,7 @@ func TestReadOnlyFile(t *testing.T) {
 	r, _ := greeted(t, m)
 	ram := newMemfd(t, 0x1000)
 	n, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", ram.Int()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	readOnly := fd.New(n, "read-only")
 	defer readOnly.Close()
 	r.must(DMAMap, mapped(0, 0x1000, 0), readOnly)
@@ -272,7 +273,7 @@ func TestView(t *testing.T) {
 		if got := want[tt.iova-0x10000:][:tt.n]; !bytes.Equal(mem, got) || cap(mem) != tt.n {
 			t.Errorf("%s: View(%#x, %#x) has other bytes, or room for %#x", tt.name, tt.iova, tt.n, cap(mem))
 		}
-		check(t, unmap())
+		testkit.Check(t, unmap())
 	}
 	for _, tt := range []struct {
 		name string
@@ -295,9 +296,9 @@ func TestView(t *testing.T) {
 
 	// Stores through a view reach the file.
 	mem, unmap, err := bus.View(0x10ffe, 4)
-	check(t, err)
+	testkit.Check(t, err)
 	copy(mem, "vfio")
-	check(t, unmap())
+	testkit.Check(t, unmap())
 	got := make([]byte, 2)
 	for off, want := range map[int64]string{0x7ffe: "vf", 0x3000: "io"} {
 		if _, err := unix.Pread(ram.Int(), got, off); err != nil || string(got) != want {
@@ -315,7 +316,7 @@ func TestViewHuge(t *testing.T) {
 	}
 	huge := fd.New(n, "huge pages")
 	defer huge.Close()
-	check(t, unix.Ftruncate(n, 2<<20))
+	testkit.Check(t, unix.Ftruncate(n, 2<<20))
 	m := newTestModel(t)
 	r, _ := greeted(t, m)
 	r.must(DMAMap, mapped(0, 0x1000, 0x1000), huge)
@@ -334,7 +335,7 @@ func TestBusAfterEnd(t *testing.T) {
 	r.must(DMAMap, mapped(0, uint64(os.Getpagesize()), 0), newMemfd(t, 1<<20))
 	r.must(SetIRQs, irqSet{flags: irqEvents | irqTrigger, index: uint32(vfio.MSIX), count: 1}.append(nil), event)
 	bus.Trigger(vfio.MSIX, 0)
-	check(t, end())
+	testkit.Check(t, end())
 	bus.Trigger(vfio.MSIX, 0)
 	if got := count(t, event); got != 1 {
 		t.Errorf("%d interrupts; want the one while the client was there", got)

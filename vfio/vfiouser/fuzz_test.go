@@ -4,12 +4,12 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 )
@@ -63,16 +63,7 @@ func put(sock *net.UnixConn, b []byte, n int, f *fd.FD) error {
 	if len(b) == 0 {
 		return nil
 	}
-	var control []byte
-	if n > 0 {
-		fds := make([]int, n)
-		for i := range fds {
-			fds[i] = f.Int()
-		}
-		control = unix.UnixRights(fds...)
-	}
-	_, _, err := sock.WriteMsgUnix(b, control, nil)
-	return err
+	return testkit.Send(sock, b, slices.Repeat([]*fd.FD{f}, n)...)
 }
 
 // A user is a Model that uses its bus at every opportunity.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 )
 
@@ -210,7 +211,7 @@ func attachTo(t *testing.T, file *fd.FD, lines ...line) (dev vfio.Device, r raw,
 		script(t, r, append(hello(t, file), lines...))
 	}()
 	dev, err := Attach(context.Background(), ours)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { dev.Close() })
 	return dev, r, func() { <-done }
 }
@@ -255,7 +256,7 @@ func TestGoldenClient(t *testing.T) {
 		},
 	)
 	bar, err := dev.Region(0)
-	check(t, err)
+	testkit.Check(t, err)
 	b := make([]byte, 4)
 	if n, err := bar.ReadAt(b, 0x10); n != 4 || err != nil || u32(b, 0) != 0x12345678 {
 		t.Errorf("ReadAt(0x10) = %d, %v, %x; want 4, nil, 78563412", n, err, b)
@@ -264,22 +265,22 @@ func TestGoldenClient(t *testing.T) {
 		t.Errorf("WriteAt(0x10) = %d, %v; want 4, nil", n, err)
 	}
 	config, err := dev.Region(vfio.ConfigRegion)
-	check(t, err)
+	testkit.Check(t, err)
 	if n, err := config.WriteAt([]byte{6, 0}, 4); n != 2 || err != nil {
 		t.Errorf("WriteAt(4) of configuration space = %d, %v; want 2, nil", n, err)
 	}
 	mem := make([]byte, 1<<20)
-	check(t, dev.MapDMA(0x100000, mem, file, 0))
-	check(t, dev.SetIRQs(vfio.MSIX, []*fd.FD{event, event}))
-	check(t, dev.SetIRQs(vfio.MSIX, []*fd.FD{event}))
-	check(t, dev.SetIRQs(vfio.MSIX, nil))
-	check(t, dev.SetIRQs(vfio.MSIX, nil)) // says nothing
-	check(t, dev.Reset())
-	check(t, dev.UnmapDMA(0x100000, 1<<20))
+	testkit.Check(t, dev.MapDMA(0x100000, mem, file, 0))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, []*fd.FD{event, event}))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, []*fd.FD{event}))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, nil))
+	testkit.Check(t, dev.SetIRQs(vfio.MSIX, nil)) // says nothing
+	testkit.Check(t, dev.Reset())
+	testkit.Check(t, dev.UnmapDMA(0x100000, 1<<20))
 	end()
 
 	// DMA commands, as QEMU answers them.
-	check(t, sendAndMap(dev, r, mem))
+	testkit.Check(t, sendAndMap(dev, r, mem))
 	for _, tt := range []struct{ name, command, reply string }{
 		{
 			"DMA_READ", "01000b00 20000000 00000000 00000000 0000341200000000 4000000000000000",

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/guestmem"
 )
 
@@ -230,7 +231,7 @@ func TestTooManyRanges(t *testing.T) {
 // cpuTime returns how long the process has computed.
 func cpuTime(t *testing.T) time.Duration {
 	var u unix.Rusage
-	check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	testkit.Check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
@@ -243,7 +244,7 @@ func TestManyRanges(t *testing.T) {
 	}
 	ram := newMemfd(t, int64(n)<<13)
 	id, err := identify(ram)
-	check(t, err)
+	testkit.Check(t, err)
 	for _, order := range []struct {
 		name string
 		at   []int
@@ -267,7 +268,7 @@ func TestManyRanges(t *testing.T) {
 			}
 			for size := uint64(1); size < uint64(n); size *= 2 {
 				_, err := d.remove(size<<12, 2*size<<12-1)
-				check(t, err)
+				testkit.Check(t, err)
 			}
 			if d.remove(0, 0xfff); f.entries != 0 || d.entries.n != 0 {
 				t.Errorf("%d entries are left, and the file is held %d times; want none", d.entries.n, f.entries)
@@ -276,7 +277,7 @@ func TestManyRanges(t *testing.T) {
 				t.Errorf("%d maps took %v; want less than a second", n, took)
 			}
 			for _, m := range f.maps {
-				check(t, unix.Munmap(m))
+				testkit.Check(t, unix.Munmap(m))
 			}
 		})
 	}

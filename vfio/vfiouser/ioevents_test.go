@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 )
 
@@ -23,7 +24,7 @@ func TestWriteEvent(t *testing.T) {
 			t.Errorf("WriteEvent(%#x) of region %d = %v, %v; want one: %v", tt.off, tt.region, e, err, tt.found)
 		}
 		if e != nil {
-			check(t, e.Signal())
+			testkit.Check(t, e.Signal())
 		}
 		e.Close()
 	}
@@ -48,7 +49,7 @@ func TestSource(t *testing.T) {
 			t.Errorf("Source(%d, %d) = %v, %v; want one: %v", tt.kind, tt.vector, e, err, tt.found)
 		}
 		if e != nil {
-			check(t, kick.Signal())
+			testkit.Check(t, kick.Signal())
 			if got := count(t, e); got != 1 {
 				t.Errorf("eventfd counts %d signals; want 1", got)
 			}

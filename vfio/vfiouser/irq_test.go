@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 )
 
@@ -113,22 +114,22 @@ func TestTriggerNeverBlocks(t *testing.T) {
 	m := newTestModel(t)
 	r, _ := greeted(t, m)
 	n, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	check(t, err)
+	testkit.Check(t, err)
 	event := fd.New(n, "blocking eventfd")
 	defer event.Close()
 	full := bytes.Repeat([]byte{0xff}, 8)
 	full[0] = 0xfe
 	_, err = unix.Write(n, full)
-	check(t, err)
+	testkit.Check(t, err)
 	var p [2]int
-	check(t, unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
+	testkit.Check(t, unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
 	reader, writer := fd.New(p[0], "pipe"), fd.New(p[1], "pipe")
 	defer reader.Close()
 	defer writer.Close()
 	for err == nil {
 		_, err = unix.Write(p[1], make([]byte, 4096))
 	}
-	check(t, unix.SetNonblock(p[1], false))
+	testkit.Check(t, unix.SetNonblock(p[1], false))
 
 	r.must(SetIRQs, irqSet{flags: irqEvents | irqTrigger, index: uint32(vfio.MSIX), count: 3}.append(nil), event, writer, newMemfd(t, 0))
 	for i := range 3 {

@@ -3,13 +3,10 @@ package vfiouser
 import (
 	"context"
 	"encoding/hex"
-	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -19,51 +16,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 )
 
 // patience is how long a test waits for what should happen at once.
-const patience = 20 * time.Second
+const patience = 2 * testkit.Patience
 
 // TestMain fails a run that leaves descriptors or goroutines behind.
-func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if left := fd.Open(); len(left) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", left)
-		code = 1
-	}
-	if flag.Lookup("test.fuzz").Value.String() != "" {
-		before += 1000 // the fuzzer has goroutines of its own
-	}
-	for end := time.Now().Add(patience); runtime.NumGoroutine() > before && time.Now().Before(end); {
-		runtime.Gosched()
-	}
-	if runtime.NumGoroutine() > before && code == 0 {
-		fmt.Fprintln(os.Stderr, "goroutines left running:")
-		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// check ends the test if err isn't nil.
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testkit.MainIdle(m)) }
 
 // newMemfd returns a file of size bytes in memory.
 func newMemfd(t testing.TB, size int64) *fd.FD {
 	t.Helper()
 	n, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
-	check(t, err)
+	testkit.Check(t, err)
 	f := fd.New(n, "memfd")
 	t.Cleanup(func() { f.Close() })
-	check(t, unix.Ftruncate(n, size))
+	testkit.Check(t, unix.Ftruncate(n, size))
 	return f
 }
 
@@ -71,7 +42,7 @@ func newMemfd(t testing.TB, size int64) *fd.FD {
 func newEvent(t testing.TB) *fd.FD {
 	t.Helper()
 	e, err := fd.NewEvent("event")
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { e.Close() })
 	return e
 }
@@ -93,7 +64,7 @@ func count(t testing.TB, e *fd.FD) uint64 {
 func sockets(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	a, b, err := unixsock.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
 }
@@ -249,7 +220,7 @@ func serve(t testing.TB, m Model) (sock *net.UnixConn, end func() error) {
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
-	check(t, err)
+	testkit.Check(t, err)
 	return b
 }
 
@@ -262,16 +233,7 @@ type raw struct {
 // send sends bytes and descriptors in one call.
 func (r raw) send(b []byte, files ...*fd.FD) {
 	r.t.Helper()
-	var control []byte
-	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = f.Int()
-		}
-		control = unix.UnixRights(fds...)
-	}
-	_, _, err := r.sock.WriteMsgUnix(b, control, nil)
-	check(r.t, err)
+	testkit.Check(r.t, testkit.Send(r.sock, b, files...))
 }
 
 // recv returns the next message, and how many descriptors came with it.
@@ -281,12 +243,12 @@ func (r raw) recv() ([]byte, int) {
 	b := make([]byte, headerSize, maxMessage)
 	var m message
 	_, err := unixsock.ReadFull(r.sock, b, unixsock.Control(maxFiles), maxFiles, "reply", &m.files)
-	check(r.t, err)
+	testkit.Check(r.t, err)
 	files := len(m.files)
 	m.close()
 	b = b[:decodeHeader(b).size]
 	_, err = io.ReadFull(r.sock, b[headerSize:])
-	check(r.t, err)
+	testkit.Check(r.t, err)
 	return b, files
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 )
 
@@ -82,7 +83,7 @@ func TestProtocol(t *testing.T) {
 			m := newTestModel(t)
 			sock, end := serve(t, m)
 			raw{t, sock}.send(tt.bytes, tt.files...)
-			check(t, sock.CloseWrite())
+			testkit.Check(t, sock.CloseWrite())
 			io.Copy(io.Discard, sock)
 			if err := end(); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Serve = %v; want an error about %q", err, tt.want)
@@ -215,8 +216,8 @@ func TestRefused(t *testing.T) {
 	r.send(header{command: 99, size: 16, flags: flagNoReply}.append(nil))
 	r.must(WriteMulti, multi(3, access{8, 0, 2}, access{0, 1, 8}, access{1, 0, 0}))
 	m.wantCalls(t, "write 0+0x8 0102", "write 1+0x0 0102030405060708")
-	check(t, theirs.Close())
-	check(t, <-done)
+	testkit.Check(t, theirs.Close())
+	testkit.Check(t, <-done)
 	if got := strings.Count(log.String(), "refused"); got != maxWarnings {
 		t.Errorf("%d warnings; want %d", got, maxWarnings)
 	}
@@ -295,8 +296,8 @@ func TestOneClient(t *testing.T) {
 			t.Errorf("Read() of the second client = %d, %v; want EOF", n, err)
 		}
 		r.must(GetInfo, deviceInfo{}.append(nil))
-		check(t, theirs.Close())
-		check(t, <-done)
+		testkit.Check(t, theirs.Close())
+		testkit.Check(t, <-done)
 	}
 	m.wantCalls(t, "detach", "detach")
 }

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
-	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -18,34 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio"
 	"vfiofs/virtio/virtq"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
-
 // TestMain fails a run that leaves descriptors or goroutines behind.
-func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if left := fd.Open(); len(left) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", left)
-		code = 1
-	}
-	if flag.Lookup("test.fuzz").Value.String() != "" {
-		before += 1000 // the fuzzer has goroutines of its own
-	}
-	for end := time.Now().Add(patience); runtime.NumGoroutine() > before && time.Now().Before(end); {
-		runtime.Gosched()
-	}
-	if runtime.NumGoroutine() > before && code == 0 {
-		fmt.Fprintln(os.Stderr, "goroutines left running:")
-		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(testkit.MainIdle(m)) }
 
 // An echoDevice answers each chain with the bytes it was given, at once or, while it
 // holds, when it is told to.
@@ -219,9 +195,9 @@ func (d *echoDevice) setHold(hold bool) {
 // await waits until ok, which is called with the device locked, becomes true.
 func (d *echoDevice) await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	timer := time.AfterFunc(patience, d.cond.Broadcast)
+	timer := time.AfterFunc(testkit.Patience, d.cond.Broadcast)
 	defer timer.Stop()
-	end := time.Now().Add(patience)
+	end := time.Now().Add(testkit.Patience)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for !ok() {
@@ -280,8 +256,8 @@ const (
 func newRig(t *testing.T, features virtio.Features, protocol ProtocolFeatures) *rig {
 	t.Helper()
 	r := newRawRig(t, context.Background())
-	check(t, r.front.Negotiate(features, protocol))
-	check(t, r.front.Share(r.mem))
+	testkit.Check(t, r.front.Negotiate(features, protocol))
+	testkit.Check(t, r.front.Share(r.mem))
 	return r
 }
 
@@ -289,9 +265,9 @@ func newRig(t *testing.T, features virtio.Features, protocol ProtocolFeatures) *
 func newRawRig(t *testing.T, ctx context.Context) *rig {
 	t.Helper()
 	back, front, err := Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	mem, err := NewGuestMemory(0x100000, 1<<20)
-	check(t, err)
+	testkit.Check(t, err)
 	r := &rig{t: t, dev: newEchoDevice(), front: front, mem: mem, link: &countingLink{Socket: back}, done: make(chan struct{}), log: new(logBuffer)}
 	b := NewBackend(r.dev, Options{Log: slog.New(slog.NewTextHandler(r.log, nil))})
 	b.drainNotice = time.Millisecond
@@ -306,7 +282,7 @@ func newRawRig(t *testing.T, ctx context.Context) *rig {
 		if n := r.link.mapped; n != 0 {
 			t.Errorf("%d mappings left after Serve", n)
 		}
-		check(t, mem.Close())
+		testkit.Check(t, mem.Close())
 	})
 	return r
 }
@@ -317,7 +293,7 @@ func (r *rig) wait() error {
 	select {
 	case <-r.done:
 		return r.err
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		r.t.Fatal("Serve doesn't return")
 		return nil
 	}
@@ -353,8 +329,8 @@ func (r *rig) broken(code Code) {
 func (r *rig) ring(index int) *GuestRing {
 	r.t.Helper()
 	g, err := r.front.NewRing(r.mem, index*0x4000, index, 64)
-	check(r.t, err)
-	r.t.Cleanup(func() { check(r.t, g.Close()) })
+	testkit.Check(r.t, err)
+	r.t.Cleanup(func() { testkit.Check(r.t, g.Close()) })
 	return g
 }
 
@@ -362,7 +338,7 @@ func (r *rig) ring(index int) *GuestRing {
 func (r *rig) started() *GuestRing {
 	r.t.Helper()
 	g := r.ring(1)
-	check(r.t, r.front.StartRing(g, 0))
+	testkit.Check(r.t, r.front.StartRing(g, 0))
 	return g
 }
 
@@ -387,14 +363,14 @@ func (r *rig) submit(g *GuestRing, n int) {
 		r.add(g, i)
 	}
 	g.Publish()
-	check(r.t, g.Kick.Signal())
+	testkit.Check(r.t, g.Kick.Signal())
 }
 
 // used waits for n completions.
 func (r *rig) used(g *GuestRing, n int) {
 	r.t.Helper()
 	for i := range n {
-		if !g.Wait(patience) {
+		if !g.Wait(testkit.Patience) {
 			r.t.Fatalf("completion %d of %d doesn't come", i, n)
 		}
 		if _, size, ok := g.Used(); !ok || size != 64 {
@@ -414,33 +390,6 @@ func (r *rig) echo(g *GuestRing, n int) {
 			r.t.Errorf("reply %d = %q; want %q", i, out[:16], want)
 		}
 		clear(out[:64])
-	}
-}
-
-// async runs f, which waits for the back-end, on the side.
-func async(f func() error) <-chan error {
-	c := make(chan error, 1)
-	go func() { c <- f() }()
-	return c
-}
-
-// result waits for what async started.
-func result(t *testing.T, c <-chan error) error {
-	t.Helper()
-	select {
-	case err := <-c:
-		return err
-	case <-time.After(patience):
-		t.Fatal("no answer from the back-end")
-		return nil
-	}
-}
-
-// check ends the test on an error.
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -472,7 +421,7 @@ func events(t *testing.T, e *fd.FD) uint64 {
 func newEvent(t *testing.T, name string) *fd.FD {
 	t.Helper()
 	e, err := fd.NewEvent(name)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { e.Close() })
 	return e
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
 
 // Migration isn't offered (docs/cases.md), so the cases of fs-device.md H.13 ask that it
@@ -50,11 +51,11 @@ func (r *rig) emptyReply(code Code, payload []byte, files ...*fd.FD) {
 func statePipe(t *testing.T) (read, write *fd.FD) {
 	t.Helper()
 	var p [2]int
-	check(t, unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
+	testkit.Check(t, unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
 	read, write = fd.New(p[0], "state, read"), fd.New(p[1], "state, write")
 	t.Cleanup(func() {
-		check(t, read.Close())
-		check(t, write.Close())
+		testkit.Check(t, read.Close())
+		testkit.Check(t, write.Close())
 	})
 	return read, write
 }
@@ -66,7 +67,7 @@ func TestDeviceStateRefused(t *testing.T) {
 		r.echo(g, 3)
 		read, write := statePipe(t)
 		_, err := r.front.VringBase(1)
-		check(t, err)
+		testkit.Check(t, err)
 		r.deviceState(stateSave, write)
 		if n, err := unix.Read(read.Int(), make([]byte, 16)); err != unix.EAGAIN {
 			t.Errorf("stream = %d bytes, %v; want nothing written", n, err)
@@ -81,11 +82,11 @@ func TestDeviceStateRefused(t *testing.T) {
 		g := r.started()
 		for _, features := range []bool{true, false} {
 			offered, err := r.front.Features()
-			check(t, err)
+			testkit.Check(t, err)
 			if !features {
 				offered &^= FeatureLogAll
 			}
-			check(t, r.front.SetFeatures(offered))
+			testkit.Check(t, r.front.SetFeatures(offered))
 			r.echo(g, 2)
 			_, write := statePipe(t)
 			r.deviceState(stateSave, write)
@@ -95,7 +96,7 @@ func TestDeviceStateRefused(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		read, write := statePipe(t)
 		_, err := unix.Write(write.Int(), []byte("state of another device"))
-		check(t, err)
+		testkit.Check(t, err)
 		r.deviceState(stateLoad, read)
 		r.emptyReply(CheckDeviceState, nil)
 		r.echo(r.started(), 2)
@@ -105,7 +106,7 @@ func TestDeviceStateRefused(t *testing.T) {
 			r := newRig(t, allFeatures, allProtocol)
 			read, write := statePipe(t)
 			_, err := unix.Write(write.Int(), stream)
-			check(t, err)
+			testkit.Check(t, err)
 			r.deviceState(stateLoad, read)
 			if n, err := unix.Read(read.Int(), make([]byte, 8192)); len(stream) > 0 && (err != nil || n != len(stream)) {
 				t.Errorf("stream has %d bytes left, %v; want all %d: nothing may be read", n, err, len(stream))
@@ -137,12 +138,12 @@ func TestDeviceStateRefused(t *testing.T) {
 	t.Run("H226 not negotiable", func(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		offered, err := r.front.ProtocolFeatures()
-		check(t, err)
+		testkit.Check(t, err)
 		if offered&protocolDeviceState != 0 {
 			t.Errorf("protocol features = %#x; want none for device state", uint64(offered))
 		}
 		// What wasn't offered is taken for a mistake and ignored (fs-device.md B.4).
-		check(t, r.front.SetProtocolFeatures(offered|protocolDeviceState))
+		testkit.Check(t, r.front.SetProtocolFeatures(offered|protocolDeviceState))
 		_, write := statePipe(t)
 		r.deviceState(stateSave, write)
 	})

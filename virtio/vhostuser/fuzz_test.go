@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
 
 // A script is fuzz input: messages for a back-end. Each is code, flags, number and
@@ -93,13 +94,13 @@ func FuzzMessages(f *testing.F) {
 // play sends a script to a new back-end and waits for its end.
 func play(t *testing.T, s script) {
 	back, front, err := Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	memory, err := unix.MemfdCreate("fuzz", unix.MFD_CLOEXEC)
-	check(t, err)
+	testkit.Check(t, err)
 	defer unix.Close(memory)
-	check(t, unix.Ftruncate(memory, 0x20000))
+	testkit.Check(t, unix.Ftruncate(memory, 0x20000))
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	check(t, err)
+	testkit.Check(t, err)
 	defer unix.Close(event)
 
 	dev := newEchoDevice()
@@ -132,13 +133,13 @@ func play(t *testing.T, s script) {
 			break
 		}
 	}
-	check(t, front.Close())
+	testkit.Check(t, front.Close())
 	select {
 	case err := <-served:
 		if err != nil && strings.Contains(err.Error(), "close ") {
 			t.Errorf("Serve = %v", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		t.Fatal("Serve doesn't end")
 	}
 	if link.mapped != 0 {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
 
 // TestH208Messages sends what is wrong with and without waiting for an answer.
@@ -87,7 +88,7 @@ func TestH208Messages(t *testing.T) {
 				if waits {
 					m.Flags |= FlagNeedReply
 				}
-				check(t, r.front.Send(m))
+				testkit.Check(t, r.front.Send(m))
 				switch {
 				case tt.want&empty != 0:
 					if reply, err := r.front.Reply(tt.code); err != nil || len(reply) != 0 {
@@ -121,7 +122,7 @@ func TestH208Messages(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRawRig(t, context.Background())
 			_, err := r.front.sock.conn.Write(tt.b)
-			check(t, err)
+			testkit.Check(t, err)
 			r.broken(GetFeatures)
 		})
 	}
@@ -146,11 +147,11 @@ func TestUnacknowledged(t *testing.T) {
 // TestProtocolFeaturesMasked wants bits that weren't offered to be ignored.
 func TestProtocolFeaturesMasked(t *testing.T) {
 	r := newRig(t, allFeatures, allProtocol)
-	check(t, r.front.SetProtocolFeatures(allProtocol))
+	testkit.Check(t, r.front.SetProtocolFeatures(allProtocol))
 	r.refused("SetVringNum", r.front.SetVringNum(1, 3))
 	r.log.has(t, "not offered")
-	check(t, r.front.SetBackendReqFD(r.mem.File))
-	check(t, r.front.SetBackendReqFD(r.mem.File))
+	testkit.Check(t, r.front.SetBackendReqFD(r.mem.File))
+	testkit.Check(t, r.front.SetBackendReqFD(r.mem.File))
 	r.leave()
 }
 
@@ -167,7 +168,7 @@ func TestAnyOrder(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		g := r.ring(1)
 		for _, step := range slices.Concat(steps[first:], steps[:first]) {
-			check(t, step(r, g))
+			testkit.Check(t, step(r, g))
 		}
 		r.echo(g, 2)
 		r.wantBase(1, 2)
@@ -182,23 +183,23 @@ func TestRingOutOfRegion(t *testing.T) {
 	for _, part := range []*FrontAddr{&g.Addr.Desc, &g.Addr.Avail, &g.Addr.Used} {
 		old := *part
 		*part = r.mem.Addr + FrontAddr(r.mem.Size) - 16
-		check(t, r.front.SetVringNum(1, 64))
+		testkit.Check(t, r.front.SetVringNum(1, 64))
 		r.refused("SetVringAddr at the end of memory", r.front.SetVringAddr(g.Addr))
-		check(t, r.front.SetVringNum(1, 1))
+		testkit.Check(t, r.front.SetVringNum(1, 1))
 		*part = old
 	}
-	check(t, r.front.SetVringKick(1, g.Kick))
-	check(t, r.front.SetVringEnable(1, true))
+	testkit.Check(t, r.front.SetVringKick(1, g.Kick))
+	testkit.Check(t, r.front.SetVringEnable(1, true))
 	// At this address the descriptor table has room for a ring of size 1.
 	g2 := r.ring(0)
 	g2.Addr.Desc = r.mem.Addr + FrontAddr(r.mem.Size) - 16
-	check(t, r.front.ResetOwner())
-	check(t, r.front.SetVringNum(0, 1))
-	check(t, r.front.SetVringAddr(g2.Addr))
-	check(t, r.front.SetVringNum(0, 64))
-	check(t, r.front.SetVringEnable(0, true))
+	testkit.Check(t, r.front.ResetOwner())
+	testkit.Check(t, r.front.SetVringNum(0, 1))
+	testkit.Check(t, r.front.SetVringAddr(g2.Addr))
+	testkit.Check(t, r.front.SetVringNum(0, 64))
+	testkit.Check(t, r.front.SetVringEnable(0, true))
 	r.refused("SetVringKick of a ring out of memory", r.front.SetVringKick(0, g2.Kick))
-	check(t, r.front.SetVringAddr(g.Addr))
+	testkit.Check(t, r.front.SetVringAddr(g.Addr))
 }
 
 // TestStartFails wants the message that would have started a ring to be refused, and
@@ -211,7 +212,7 @@ func TestStartFails(t *testing.T) {
 	r.dev.mu.Lock()
 	r.dev.startErr = nil
 	r.dev.mu.Unlock()
-	check(t, r.front.SetVringEnable(1, true))
+	testkit.Check(t, r.front.SetVringEnable(1, true))
 	r.echo(g, 1)
 }
 
@@ -219,7 +220,7 @@ func TestStartFails(t *testing.T) {
 func TestMemoryGone(t *testing.T) {
 	r := newRig(t, allFeatures, allProtocol)
 	g := r.ring(1)
-	check(t, unix.Ftruncate(r.mem.File.Int(), 0))
+	testkit.Check(t, unix.Ftruncate(r.mem.File.Int(), 0))
 	r.refused("StartRing without memory", r.front.StartRing(g, 0))
 	r.refused("Share without memory", r.front.Share(r.mem))
 	r.leave()
@@ -243,26 +244,26 @@ func TestBrokenRing(t *testing.T) {
 	r := newRig(t, allFeatures, allProtocol)
 	g := r.started()
 	broken := newEvent(t, "err")
-	check(t, r.front.SetVringErr(1, broken))
+	testkit.Check(t, r.front.SetVringErr(1, broken))
 	r.echo(g, 2)
 	idx := r.mem.Mem[0x4000+16*64+2:][:2]
 	idx[1] = 0x70 // avail.idx jumps
-	check(t, g.Kick.Signal())
+	testkit.Check(t, g.Kick.Signal())
 	p := []unix.PollFd{{Fd: int32(broken.Int()), Events: unix.POLLIN}}
-	if n, err := unix.Poll(p, int(patience.Milliseconds())); n != 1 || err != nil {
+	if n, err := unix.Poll(p, int(testkit.Patience.Milliseconds())); n != 1 || err != nil {
 		t.Fatalf("error bell doesn't ring: %v", err)
 	}
 	starts := r.dev.count(&r.dev.starts)
-	check(t, r.front.Share(r.mem))
-	check(t, r.front.SetVringEnable(1, false))
-	check(t, r.front.SetVringEnable(1, true))
+	testkit.Check(t, r.front.Share(r.mem))
+	testkit.Check(t, r.front.SetVringEnable(1, false))
+	testkit.Check(t, r.front.SetVringEnable(1, true))
 	if n := r.dev.count(&r.dev.starts); n != starts {
 		t.Errorf("broken ring was started again by itself")
 	}
 	r.wantBase(1, 2)
 	idx[1] = 0
-	check(t, r.front.SetVringErr(1, nil))
-	check(t, r.front.SetVringKick(1, g.Kick))
+	testkit.Check(t, r.front.SetVringErr(1, nil))
+	testkit.Check(t, r.front.SetVringKick(1, g.Kick))
 	r.echo(g, 2)
 	r.log.has(t, "ring is broken")
 }
@@ -271,7 +272,7 @@ func TestBrokenRing(t *testing.T) {
 func TestBaseAhead(t *testing.T) {
 	r := newRig(t, allFeatures, allProtocol)
 	g := r.ring(1)
-	check(t, r.front.StartRing(g, 1000))
+	testkit.Check(t, r.front.StartRing(g, 1000))
 	r.log.has(t, "more requests in flight")
 	r.wantBase(1, 1000)
 }
@@ -304,9 +305,9 @@ func TestCancel(t *testing.T) {
 		// The flood stands still when both directions are full.
 		full := func() bool {
 			raw, err := r.front.sock.conn.SyscallConn()
-			check(t, err)
+			testkit.Check(t, err)
 			var out int
-			check(t, raw.Control(func(fd uintptr) {
+			testkit.Check(t, raw.Control(func(fd uintptr) {
 				p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 				out, _ = unix.Poll(p, 20)
 			}))
@@ -344,10 +345,10 @@ func TestBellRace(t *testing.T) {
 	}
 	for range 200 {
 		e, err := fd.NewEvent("bell")
-		check(t, err)
-		check(t, b.set(&eventBell{event: e}))
+		testkit.Check(t, err)
+		testkit.Check(t, b.set(&eventBell{event: e}))
 	}
-	check(t, b.set(nil))
+	testkit.Check(t, b.set(nil))
 	close(stop)
 	ringing.Wait()
 	if n := testing.AllocsPerRun(100, func() { b.Notify() }); n != 0 {

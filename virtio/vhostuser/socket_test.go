@@ -8,19 +8,21 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 )
 
 // pair returns a Socket and the raw connection that it talks to.
 func pair(t *testing.T) (*Socket, *net.UnixConn) {
 	t.Helper()
 	s, front, err := Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { s.Close(); front.Close() })
 	return s, front.sock.conn
 }
@@ -28,17 +30,8 @@ func pair(t *testing.T) (*Socket, *net.UnixConn) {
 // write sends bytes with n descriptors.
 func write(t *testing.T, c *net.UnixConn, b []byte, n int) {
 	t.Helper()
-	var control []byte
-	if n > 0 {
-		e := newEvent(t, "sent")
-		fds := make([]int, n)
-		for i := range fds {
-			fds[i] = e.Int()
-		}
-		control = unix.UnixRights(fds...)
-	}
-	_, _, err := c.WriteMsgUnix(b, control, nil)
-	check(t, err)
+	files := slices.Repeat([]*fd.FD{newEvent(t, "sent")}, n)
+	testkit.Check(t, testkit.Send(c, b, files...))
 }
 
 func TestRecv(t *testing.T) {
@@ -63,7 +56,7 @@ func TestRecv(t *testing.T) {
 				write(t, c, part, tt.files[i])
 			}
 			m, err := s.Recv(context.Background())
-			check(t, err)
+			testkit.Check(t, err)
 			defer m.Close()
 			if m.Code != SetVringKick || !bytes.Equal(m.Payload, payload) || len(m.Files) != tt.want {
 				t.Errorf("Recv() = %s, %x, %d files; want SET_VRING_KICK, %x, %d", m.Code, m.Payload, len(m.Files), payload, tt.want)
@@ -91,7 +84,7 @@ func TestRecv(t *testing.T) {
 			for i, part := range tt.parts {
 				write(t, c, part, tt.files[i])
 			}
-			check(t, c.CloseWrite())
+			testkit.Check(t, c.CloseWrite())
 			if m, err := s.Recv(context.Background()); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Recv() = %v, %v; want an error about %q", m, err, tt.want)
 			}
@@ -107,16 +100,16 @@ func TestRecv(t *testing.T) {
 // TestPeerGone wants the end of the peer to be the end of the stream, however rude.
 func TestPeerGone(t *testing.T) {
 	s, c := pair(t)
-	check(t, s.Send(context.Background(), &Message{Code: GetFeatures, Flags: FlagVersion1}))
-	check(t, c.Close()) // with our message unread: a reset
+	testkit.Check(t, s.Send(context.Background(), &Message{Code: GetFeatures, Flags: FlagVersion1}))
+	testkit.Check(t, c.Close()) // with our message unread: a reset
 	if _, err := s.Recv(context.Background()); err != io.EOF {
 		t.Errorf("Recv() = %v; want EOF", err)
 	}
 	if err := s.Send(context.Background(), &Message{Code: GetFeatures}); err != io.EOF {
 		t.Errorf("Send() = %v; want EOF", err)
 	}
-	check(t, s.Close())
-	check(t, s.Close())
+	testkit.Check(t, s.Close())
+	testkit.Check(t, s.Close())
 	if err := s.Send(context.Background(), &Message{Code: GetFeatures}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Send() after Close = %v; want %v", err, net.ErrClosed)
 	}
@@ -153,9 +146,9 @@ func TestAlign(t *testing.T) {
 func tempFile(t *testing.T, text string, flags int) *fd.FD {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
-	check(t, os.WriteFile(path, []byte(text), 0o600))
+	testkit.Check(t, os.WriteFile(path, []byte(text), 0o600))
 	n, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	f := fd.New(n, "plain file")
 	t.Cleanup(func() { f.Close() })
 	return f
@@ -169,7 +162,7 @@ func TestMap(t *testing.T) {
 	good := Region{Size: 0x20, Offset: 0x1005}
 
 	maps, err := s.Map(&Message{Files: []*fd.FD{plain, plain}}, []Region{good, {Size: 16384}})
-	check(t, err)
+	testkit.Check(t, err)
 	if got, want := string(maps[0].Mem), text[0x1005:][:0x20]; got != want || cap(maps[0].Mem) != 0x20 {
 		t.Errorf("mapped %q (capacity %d); want %q", got, cap(maps[0].Mem), want)
 	}
@@ -177,7 +170,7 @@ func TestMap(t *testing.T) {
 	if maps[1].Mem[0x1005] != '!' {
 		t.Error("mappings of one file don't share their bytes")
 	}
-	check(t, unmapAll(maps))
+	testkit.Check(t, unmapAll(maps))
 
 	for _, tt := range []struct {
 		name    string
@@ -215,15 +208,15 @@ func TestMapHuge(t *testing.T) {
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
 		t.Skipf("kernel without hugetlbfs: %v (the arithmetic is tested by TestAlign)", err)
 	}
-	check(t, err)
+	testkit.Check(t, err)
 	f := fd.New(n, "huge file")
 	defer f.Close()
 	page, err := pageSize(f)
-	check(t, err)
+	testkit.Check(t, err)
 	if page < 64<<10 {
 		t.Fatalf("pageSize() = %d; want a huge page", page)
 	}
-	check(t, unix.Ftruncate(n, int64(2*page)))
+	testkit.Check(t, unix.Ftruncate(n, int64(2*page)))
 	m, err := mapFile(f, Region{Size: 0x1000, Offset: page + 0x3000})
 	switch {
 	case errors.Is(err, unix.ENOMEM):
@@ -231,7 +224,7 @@ func TestMapHuge(t *testing.T) {
 	case err != nil:
 		t.Errorf("mapFile() = %v", err)
 	default:
-		check(t, m.Unmap())
+		testkit.Check(t, m.Unmap())
 	}
 }
 
@@ -239,24 +232,24 @@ func TestMapHuge(t *testing.T) {
 func TestEventBell(t *testing.T) {
 	for _, flags := range []int{0, unix.EFD_NONBLOCK} {
 		n, err := unix.Eventfd(0, unix.EFD_CLOEXEC|flags)
-		check(t, err)
+		testkit.Check(t, err)
 		s := new(Socket)
 		b, err := s.Bell(&Message{Code: SetVringCall, Files: []*fd.FD{fd.New(n, "call")}}, VringFile{})
-		check(t, err)
-		check(t, b.Notify())
+		testkit.Check(t, err)
+		testkit.Check(t, b.Notify())
 		var got [8]byte
 		if _, err := unix.Read(n, got[:]); err != nil || got[0] != 1 {
 			t.Errorf("counter after Notify = %d, %v; want 1", got[0], err)
 		}
 		_, err = unix.Write(n, AppendU64(nil, 1<<64-2))
-		check(t, err)
+		testkit.Check(t, err)
 		if err := b.Notify(); err != nil {
 			t.Errorf("Notify() with a full counter = %v; want nil", err)
 		}
 		if n := testing.AllocsPerRun(100, func() { b.Notify() }); n != 0 {
 			t.Errorf("Notify allocates %v times; want 0", n)
 		}
-		check(t, b.Close())
+		testkit.Check(t, b.Close())
 		if err := b.Notify(); err == nil && flags != 0 {
 			t.Error("Notify() after Close succeeds")
 		}
@@ -269,7 +262,7 @@ func TestMemory(t *testing.T) {
 	}
 	a, b := mk(0x1000, 0x50000, 0x1000), mk(0x2000, 0x51000, 0x2000)
 	m, err := newMemory([]slot{a, b})
-	check(t, err)
+	testkit.Check(t, err)
 	for _, tt := range []struct {
 		name string
 		addr FrontAddr
@@ -315,7 +308,7 @@ func TestMemory(t *testing.T) {
 		}
 	}
 	rest, left, err := m.without(Region{GPA: 0x1000, Addr: 0x50000, Size: 0x1000, Offset: 77})
-	check(t, err)
+	testkit.Check(t, err)
 	if len(rest.slots) != 1 || &left.Mem[0] != &a.Mem[0] || len(m.slots) != 2 {
 		t.Errorf("without() leaves %d regions of %d", len(rest.slots), len(m.slots))
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio"
 	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/virtq"
@@ -32,7 +33,7 @@ func TestH200GetVringBase(t *testing.T) {
 		r.echo(g, 5)
 		r.wantBase(1, 5)
 		r.wantBase(1, 5)
-		check(t, r.front.SetVringKick(1, g.Kick)) // goes on at 5
+		testkit.Check(t, r.front.SetVringKick(1, g.Kick)) // goes on at 5
 		r.echo(g, 3)
 		r.wantBase(1, 8)
 		r.leave()
@@ -47,14 +48,14 @@ func TestH200GetVringBase(t *testing.T) {
 			Index: 1, Size: g.Size, Desc: desc, Avail: avail, Used: used,
 			EventIdx: true, Indirect: true, Start: 65533,
 		})
-		check(t, err)
-		check(t, r.front.StartRing(g, 65533))
+		testkit.Check(t, err)
+		testkit.Check(t, r.front.StartRing(g, 65533))
 		r.echo(g, 5)
 		r.wantBase(1, 2)
 	})
 	t.Run("H200 never started", func(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
-		check(t, r.front.SetVringBase(0, 77))
+		testkit.Check(t, r.front.SetVringBase(0, 77))
 		r.wantBase(0, 77)
 		r.wantBase(0, 77)
 	})
@@ -76,7 +77,7 @@ func TestH201StopDrains(t *testing.T) {
 
 	reminder := r.log.draining()
 	var base uint16
-	stopped := async(func() (err error) { base, err = r.front.VringBase(1); return err })
+	stopped := testkit.Async(func() (err error) { base, err = r.front.VringBase(1); return err })
 	r.dev.await(t, "the stop", func() bool { return r.dev.stopping == 1 })
 	<-reminder
 	r.add(g, 8) // published while stopping: stays for the next start
@@ -87,13 +88,13 @@ func TestH201StopDrains(t *testing.T) {
 	default:
 	}
 	r.dev.setHold(false)
-	check(t, result(t, stopped))
+	testkit.Check(t, testkit.Receive(t, stopped))
 	if n := r.dev.count(&r.dev.echoed); n != 8 || base != 8 {
 		t.Errorf("stopped with %d completions at %d; want 8 at 8", n, base)
 	}
 	r.used(g, 8)
 
-	check(t, r.front.StartRing(g, base))
+	testkit.Check(t, r.front.StartRing(g, base))
 	r.used(g, 1) // no kick was sent
 	r.echo(g, 2)
 	r.wantBase(1, 11)
@@ -119,11 +120,11 @@ func TestH202CallSwap(t *testing.T) {
 		}
 	}
 	one(true, false)
-	check(t, r.front.SetVringCall(1, b))
+	testkit.Check(t, r.front.SetVringCall(1, b))
 	one(false, true)
-	check(t, r.front.SetVringCall(1, nil))
+	testkit.Check(t, r.front.SetVringCall(1, nil))
 	one(false, false)
-	check(t, r.front.SetVringCall(1, a))
+	testkit.Check(t, r.front.SetVringCall(1, a))
 	one(true, false)
 	if n := r.dev.count(&r.dev.starts); n != 1 {
 		t.Errorf("ring was started %d times; want 1: a new call doesn't stop it", n)
@@ -135,14 +136,14 @@ func TestH202CallSwap(t *testing.T) {
 func TestCallAfterStart(t *testing.T) {
 	r := newRig(t, virtio.FeatureVersion1, 0)
 	g := r.ring(1)
-	check(t, r.front.SetVringNum(1, g.Size))
-	check(t, r.front.SetVringBase(1, 0))
-	check(t, r.front.SetVringAddr(g.Addr))
-	check(t, r.front.SetVringKick(1, g.Kick))
+	testkit.Check(t, r.front.SetVringNum(1, g.Size))
+	testkit.Check(t, r.front.SetVringBase(1, 0))
+	testkit.Check(t, r.front.SetVringAddr(g.Addr))
+	testkit.Check(t, r.front.SetVringKick(1, g.Kick))
 	g.ArmCalls()
 	r.submit(g, 1)
 	r.dev.await(t, "the request", func() bool { return r.dev.echoed == 1 })
-	check(t, r.front.SetVringCall(1, g.Call))
+	testkit.Check(t, r.front.SetVringCall(1, g.Call))
 	r.alive() // its message comes after the call
 	if events(t, g.Call) == 0 {
 		t.Error("the driver was not called")
@@ -155,23 +156,23 @@ func TestH203KickSwap(t *testing.T) {
 	r.echo(g, 1)
 	old := g.Kick
 	g.Kick = newEvent(t, "kick b")
-	check(t, r.front.SetVringKick(1, g.Kick))
+	testkit.Check(t, r.front.SetVringKick(1, g.Kick))
 	r.echo(g, 2)
 	r.refused("H203 SetVringKick(none)", r.front.SetVringKick(1, nil))
 	r.echo(g, 2)
-	check(t, old.Close())
+	testkit.Check(t, old.Close())
 	r.wantBase(1, 5)
 
 	t.Run("H203 polling without REPLY_ACK", func(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol&^ProtocolReplyAck)
-		check(t, r.front.SetVringKick(1, nil))
+		testkit.Check(t, r.front.SetVringKick(1, nil))
 		r.alive()
 	})
 	t.Run("H203 kick that can't be waited for", func(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		g := r.started()
 		r.refused("SetVringKick(file)", r.front.SetVringKick(1, r.mem.File))
-		check(t, r.front.SetVringKick(1, g.Kick))
+		testkit.Check(t, r.front.SetVringKick(1, g.Kick))
 		r.echo(g, 1)
 	})
 }
@@ -179,7 +180,7 @@ func TestH203KickSwap(t *testing.T) {
 func TestH204Disabled(t *testing.T) {
 	r := newRig(t, allFeatures, allProtocol)
 	g := r.started()
-	check(t, r.front.SetVringEnable(1, false))
+	testkit.Check(t, r.front.SetVringEnable(1, false))
 	if n := r.dev.count(&r.dev.stopping); n != 1 {
 		t.Fatalf("disabling stopped %d rings; want 1", n)
 	}
@@ -189,7 +190,7 @@ func TestH204Disabled(t *testing.T) {
 	if g.Pending() {
 		t.Error("H204 disabled ring was served")
 	}
-	check(t, r.front.SetVringEnable(1, true))
+	testkit.Check(t, r.front.SetVringEnable(1, true))
 	r.used(g, 3)
 	r.refused("SetVringEnable(2)", r.front.tell(SetVringEnable, VringState{1, 2}.Append(nil)))
 	r.echo(g, 1)
@@ -200,7 +201,7 @@ func TestH205NoProtocolFeatures(t *testing.T) {
 	g := r.started()
 	r.echo(g, 3)
 	r.wantBase(1, 3)
-	check(t, r.front.SetVringEnable(1, true)) // needs protocol features
+	testkit.Check(t, r.front.SetVringEnable(1, true)) // needs protocol features
 	r.broken(SetVringEnable)
 }
 
@@ -215,14 +216,14 @@ func TestH206MemoryChange(t *testing.T) {
 		rings := r.mem.Region
 		rings.Size = dataArea
 		other, err := NewGuestMemory(r.mem.GPA+dataArea, 1<<20)
-		check(t, err)
+		testkit.Check(t, err)
 		defer other.Close()
-		changed := async(func() error {
+		changed := testkit.Async(func() error {
 			return r.front.SetMemTable([]Region{rings, other.Region}, []*fd.FD{r.mem.File, other.File})
 		})
 		r.dev.await(t, "the stop", func() bool { return r.dev.stopping == 1 })
 		r.dev.setHold(false)
-		check(t, result(t, changed))
+		testkit.Check(t, testkit.Receive(t, changed))
 		r.used(g, 4)
 		if got := string(r.mem.Mem[dataArea+0x800:][:9]); got != "request 0" {
 			t.Errorf("request in flight wrote %q to old memory; want %q", got, "request 0")
@@ -230,7 +231,7 @@ func TestH206MemoryChange(t *testing.T) {
 		copy(other.Mem, "other 0")
 		seg := func(o int) []virtq.Seg { return []virtq.Seg{{Addr: other.GPA + gpaOf(o), Len: 64}} }
 		g.Add(seg(0), seg(0x800))
-		check(t, g.Submit())
+		testkit.Check(t, g.Submit())
 		r.used(g, 1)
 		if got := string(other.Mem[0x800:][:7]); got != "other 0" {
 			t.Errorf("next request wrote %q to new memory; want %q", got, "other 0")
@@ -239,21 +240,21 @@ func TestH206MemoryChange(t *testing.T) {
 	t.Run("H206 removing a region waits", func(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		extra, err := NewGuestMemory(0x10000000, 0x10000)
-		check(t, err)
+		testkit.Check(t, err)
 		defer extra.Close()
-		check(t, r.front.AddMemReg(extra.Region, extra.File))
+		testkit.Check(t, r.front.AddMemReg(extra.Region, extra.File))
 		r.refused("AddMemReg again", r.front.AddMemReg(extra.Region, extra.File))
 		r.dev.hold = true
 		g := r.started()
 		copy(extra.Mem, "extra")
 		seg := func(o int) []virtq.Seg { return []virtq.Seg{{Addr: extra.GPA + gpaOf(o), Len: 64}} }
 		g.Add(seg(0), seg(0x800))
-		check(t, g.Submit())
+		testkit.Check(t, g.Submit())
 		r.dev.await(t, "the request", func() bool { return r.dev.held == 1 })
-		removed := async(func() error { return r.front.RemMemReg(extra.Region) })
+		removed := testkit.Async(func() error { return r.front.RemMemReg(extra.Region) })
 		r.dev.await(t, "the stop", func() bool { return r.dev.stopping == 1 })
 		r.dev.setHold(false)
-		check(t, result(t, removed))
+		testkit.Check(t, testkit.Receive(t, removed))
 		r.used(g, 1)
 		if got := string(extra.Mem[0x800:][:5]); got != "extra" {
 			t.Errorf("request in flight wrote %q; want %q", got, "extra")
@@ -265,13 +266,13 @@ func TestH206MemoryChange(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		g := r.started()
 		r.echo(g, 1)
-		check(t, r.front.RemMemReg(r.mem.Region))
+		testkit.Check(t, r.front.RemMemReg(r.mem.Region))
 		r.submit(g, 2)
 		r.alive()
 		if g.Pending() {
 			t.Error("ring outside memory was served")
 		}
-		check(t, r.front.AddMemReg(r.mem.Region, r.mem.File))
+		testkit.Check(t, r.front.AddMemReg(r.mem.Region, r.mem.File))
 		r.used(g, 2)
 		if n, err := r.front.MaxMemSlots(); n != 509 || err != nil {
 			t.Errorf("MaxMemSlots() = %d, %v; want 509", n, err)
@@ -284,7 +285,7 @@ func TestH207VringNum(t *testing.T) {
 	for _, n := range []int{3, 0, 65536, 1 << 31} {
 		r.refused("H207 SetVringNum", r.front.SetVringNum(1, n))
 	}
-	check(t, r.front.SetVringNum(1, 32768))
+	testkit.Check(t, r.front.SetVringNum(1, 32768))
 	r.refused("H207 SetVringNum(ring 2)", r.front.SetVringNum(2, 64))
 	r.started()
 	r.refused("SetVringNum while started", r.front.SetVringNum(1, 32))
@@ -302,8 +303,8 @@ func TestH209FeaturesAtNextStart(t *testing.T) {
 		if _, ok := g.AddIndirect(seg, seg, table, r.mem.GPA+dataArea+0x3000); !ok {
 			t.Fatal("no room for an indirect chain")
 		}
-		check(t, g.Submit())
-		if !g.Wait(patience) {
+		testkit.Check(t, g.Submit())
+		if !g.Wait(testkit.Patience) {
 			t.Fatal("completion doesn't come")
 		}
 		g.Used()
@@ -312,19 +313,19 @@ func TestH209FeaturesAtNextStart(t *testing.T) {
 	if n := bad(); n != 0 {
 		t.Errorf("%d bad chains; want 0", n)
 	}
-	check(t, r.front.SetFeatures(r.front.features&^virtio.FeatureIndirectDesc))
+	testkit.Check(t, r.front.SetFeatures(r.front.features&^virtio.FeatureIndirectDesc))
 	if n := bad(); n != 0 {
 		t.Errorf("H209 %d bad chains before the next start; want 0", n)
 	}
 	base, err := r.front.VringBase(1)
-	check(t, err)
-	check(t, r.front.StartRing(g, base))
+	testkit.Check(t, err)
+	testkit.Check(t, r.front.StartRing(g, base))
 	if n := bad(); n != 1 {
 		t.Errorf("H209 %d bad chains after the next start; want 1", n)
 	}
 
 	r.refused("SetFeatures(unknown)", r.front.SetFeatures(1<<60))
-	check(t, r.front.Send(&Message{Code: SetFeatures, Flags: FlagVersion1, Payload: AppendU64(nil, 1<<60)}))
+	testkit.Check(t, r.front.Send(&Message{Code: SetFeatures, Flags: FlagVersion1, Payload: AppendU64(nil, 1<<60)}))
 	r.broken(SetFeatures)
 }
 
@@ -369,12 +370,12 @@ func TestH212KickFlags(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		g := r.ring(1)
 		n, err := unix.Eventfd(0, unix.EFD_CLOEXEC|flags)
-		check(t, err)
-		check(t, g.Kick.Close())
+		testkit.Check(t, err)
+		testkit.Check(t, g.Kick.Close())
 		g.Kick = fd.New(n, "kick")
 		before, err := unix.FcntlInt(uintptr(n), unix.F_GETFL, 0)
-		check(t, err)
-		check(t, r.front.StartRing(g, 0))
+		testkit.Check(t, err)
+		testkit.Check(t, r.front.StartRing(g, 0))
 		r.echo(g, 2)
 		r.wantBase(1, 2)
 		if after, err := unix.FcntlInt(uintptr(n), unix.F_GETFL, 0); err != nil || after != before {
@@ -388,7 +389,7 @@ func TestH213Resets(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		g := r.started()
 		r.echo(g, 3)
-		check(t, r.front.ResetOwner())
+		testkit.Check(t, r.front.ResetOwner())
 		r.submit(g, 1)
 		r.alive()
 		if g.Pending() {
@@ -396,11 +397,11 @@ func TestH213Resets(t *testing.T) {
 		}
 		r.wantBase(1, 3)
 		g2, err := r.front.NewRing(r.mem, 0x8000, 1, 64)
-		check(t, err)
+		testkit.Check(t, err)
 		defer g2.Close()
-		check(t, r.front.Negotiate(allFeatures, allProtocol))
-		check(t, r.front.Share(r.mem))
-		check(t, r.front.StartRing(g2, 0))
+		testkit.Check(t, r.front.Negotiate(allFeatures, allProtocol))
+		testkit.Check(t, r.front.Share(r.mem))
+		testkit.Check(t, r.front.StartRing(g2, 0))
 		r.echo(g2, 2)
 		if n := r.dev.count(&r.dev.resets); n != 0 {
 			t.Errorf("%d device resets; want 0", n)
@@ -410,16 +411,16 @@ func TestH213Resets(t *testing.T) {
 		r := newRig(t, allFeatures, allProtocol)
 		g := r.started()
 		r.echo(g, 3)
-		check(t, r.front.ResetDevice())
+		testkit.Check(t, r.front.ResetDevice())
 		if n := r.dev.count(&r.dev.resets); n != 1 {
 			t.Errorf("%d device resets; want 1", n)
 		}
 		r.wantBase(1, 0)
-		check(t, r.front.Negotiate(allFeatures, allProtocol))
+		testkit.Check(t, r.front.Negotiate(allFeatures, allProtocol))
 		g2, err := r.front.NewRing(r.mem, 0x8000, 1, 64)
-		check(t, err)
+		testkit.Check(t, err)
 		defer g2.Close()
-		check(t, r.front.StartRing(g2, 0))
+		testkit.Check(t, r.front.StartRing(g2, 0))
 		r.echo(g2, 2)
 		r.leave()
 		if n := r.dev.count(&r.dev.resets); n != 2 {
@@ -435,7 +436,7 @@ func TestH214Disconnect(t *testing.T) {
 		g := r.started()
 		r.submit(g, 2)
 		r.dev.await(t, "2 requests", func() bool { return r.dev.held == 2 })
-		check(t, r.front.Close())
+		testkit.Check(t, r.front.Close())
 		r.dev.await(t, "the stop", func() bool { return r.dev.stopping == 1 })
 		select {
 		case <-r.done:
@@ -457,9 +458,9 @@ func TestH214Disconnect(t *testing.T) {
 		g := r.started()
 		r.submit(g, 2)
 		r.dev.await(t, "2 requests", func() bool { return r.dev.held == 2 })
-		check(t, r.front.Send(&Message{Code: GetVringBase, Flags: FlagVersion1, Payload: VringState{Index: 1}.Append(nil)}))
+		testkit.Check(t, r.front.Send(&Message{Code: GetVringBase, Flags: FlagVersion1, Payload: VringState{Index: 1}.Append(nil)}))
 		r.dev.await(t, "the stop", func() bool { return r.dev.stopping == 1 })
-		check(t, r.front.Close())
+		testkit.Check(t, r.front.Close())
 		r.dev.setHold(false)
 		if err := r.wait(); err != nil {
 			t.Errorf("Serve = %v; want nil", err)
@@ -476,8 +477,8 @@ func TestH214Disconnect(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRawRig(t, context.Background())
 			_, err := r.front.sock.conn.Write(tt.b)
-			check(t, err)
-			check(t, r.front.Close())
+			testkit.Check(t, err)
+			testkit.Check(t, r.front.Close())
 			if err := r.wait(); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("Serve = %v; want %v", err, io.ErrUnexpectedEOF)
 			}
@@ -490,12 +491,12 @@ func TestH215DirtyLog(t *testing.T) {
 	g := r.started()
 	r.echo(g, 2)
 	bitmap, err := NewGuestMemory(0, 0x2000)
-	check(t, err)
+	testkit.Check(t, err)
 	defer bitmap.Close()
 	area := LogArea{Size: 0x1000, Offset: 0x1000}
-	check(t, r.front.SetLogBase(area, bitmap.File))
+	testkit.Check(t, r.front.SetLogBase(area, bitmap.File))
 	event := newEvent(t, "log event")
-	check(t, r.front.SetLogFD(event))
+	testkit.Check(t, r.front.SetLogFD(event))
 	page := func(off int) bool {
 		p := (int(r.mem.GPA) + off) / 4096
 		return bitmap.Mem[0x1000+p/8]&(1<<(p%8)) != 0
@@ -513,17 +514,17 @@ func TestH215DirtyLog(t *testing.T) {
 	marked("H215 log that isn't acknowledged", nil)
 
 	offered, err := r.front.Features()
-	check(t, err)
-	check(t, r.front.SetFeatures(offered))
+	testkit.Check(t, err)
+	testkit.Check(t, r.front.SetFeatures(offered))
 	r.echo(g, 2)
 	marked("H215 without the ring", map[int]bool{dataArea: true, dataArea + 0x1000: true})
 
 	g.Addr.Flags = VringLog
-	check(t, r.front.SetVringAddr(g.Addr))
+	testkit.Check(t, r.front.SetVringAddr(g.Addr))
 	marked("H215 ring start", map[int]bool{0x4000: true})
 	r.submit(g, 3)
 	for i := range 3 {
-		if !g.Wait(patience) {
+		if !g.Wait(testkit.Patience) {
 			t.Fatal("completion doesn't come")
 		}
 		if !page(0x4000) || !page(dataArea+i*0x1000) {
@@ -533,13 +534,13 @@ func TestH215DirtyLog(t *testing.T) {
 	}
 	marked("H215 with the ring", map[int]bool{0x4000: true, dataArea: true, dataArea + 0x1000: true, dataArea + 0x2000: true})
 
-	check(t, r.front.SetFeatures(offered&^FeatureLogAll))
+	testkit.Check(t, r.front.SetFeatures(offered&^FeatureLogAll))
 	clear(bitmap.Mem)
 	r.echo(g, 2)
 	marked("H215 log ended", nil)
 	moved := g.Addr
 	moved.Used += 0x1000
 	r.refused("SetVringAddr elsewhere while started", r.front.SetVringAddr(moved))
-	check(t, r.front.ResetDevice())
+	testkit.Check(t, r.front.ResetDevice())
 	r.leave()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio"
 )
 
@@ -90,7 +91,7 @@ func TestGolden(t *testing.T) {
 		},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(tt.want, " ", ""))
-		check(t, err)
+		testkit.Check(t, err)
 		if !bytes.Equal(tt.got, want) {
 			t.Errorf("%s = %x; want %x", tt.name, tt.got, want)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/virtiofs"
@@ -34,12 +35,12 @@ func TestFeatures(t *testing.T) {
 			g, _ := newShare(t, guestOptions{features: f})
 			c := g.client()
 			f, err := c.Create(fuse.RootID, "file", 2, 0o644)
-			check(t, err)
+			testkit.Check(t, err)
 			want := bytes.Repeat([]byte("0123456789abcdef"), 4096)
 			n, err := c.Write(f.Entry.Node, f.Open.Handle, 3, want)
-			check(t, err)
+			testkit.Check(t, err)
 			got, err := c.Read(f.Entry.Node, f.Open.Handle, 3, n)
-			check(t, err)
+			testkit.Check(t, err)
 			if !bytes.Equal(got, want) {
 				t.Errorf("Read() = %d bytes that differ from the %d written", len(got), n)
 			}
@@ -52,7 +53,7 @@ func TestQueues(t *testing.T) {
 	g, dir := newShare(t, guestOptions{queues: 16})
 	c := g.client()
 	d, err := c.MkDir(fuse.RootID, "d", 0o755)
-	check(t, err)
+	testkit.Check(t, err)
 	for ring := 1; ring <= 16; ring++ {
 		c.Transport = g.transport(ring)
 		if a, err := c.GetAttr(d.Node, 0); err != nil || a.Attr.Ino != d.Attr.Ino {
@@ -60,7 +61,7 @@ func TestQueues(t *testing.T) {
 		}
 	}
 	c.Transport = g.transport(0)
-	check(t, c.Forget(d.Node, 1))
+	testkit.Check(t, c.Forget(d.Node, 1))
 	c.Transport = g.transport(1)
 	if _, err := c.GetAttr(d.Node, 0); err == nil {
 		t.Errorf("GetAttr of a node forgotten through the hiprio ring succeeded, in %s", dir)
@@ -70,7 +71,7 @@ func TestQueues(t *testing.T) {
 func TestConfigSpace(t *testing.T) {
 	for _, tag := range []string{"a", strings.Repeat("é", 18)} {
 		dev, err := virtiofs.New(fuse.NewServer(fusetest.NewMem(), fuse.Options{}), virtiofs.Options{Tag: tag, RequestQueues: 5, Workers: 1})
-		check(t, err)
+		testkit.Check(t, err)
 		want := make([]byte, 48)
 		copy(want, tag)
 		binary.LittleEndian.PutUint32(want[36:], 5)

@@ -11,7 +11,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
-	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/passthrough"
 	"vfiofs/virtio"
 	"vfiofs/virtio/guestmem"
@@ -20,17 +20,7 @@ import (
 	"vfiofs/virtio/virtq"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if open := fd.Open(); len(open) > 0 && code == 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// patience is how long a test waits for what must happen at once.
-const patience = 10 * time.Second
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 // Where a guest keeps things in its memory.
 const (
@@ -72,27 +62,27 @@ func newGuest(t testing.TB, fs fuse.FileSystem, o guestOptions) *guest {
 	dev, err := virtiofs.New(server, virtiofs.Options{
 		Tag: "test", RequestQueues: max(o.queues, 1), Workers: max(o.workers, 2), Poll: o.poll, Log: o.log,
 	})
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(dev.Close)
 
 	back, front, err := vhostuser.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	g := &guest{t: t, front: front, server: server, ended: make(chan error, 1)}
 	go func() {
 		g.ended <- vhostuser.NewBackend(dev, vhostuser.Options{Log: o.log}).Serve(context.Background(), back)
 	}()
 	t.Cleanup(func() {
 		g.front.Close()
-		if err := receive(t, g.ended); err != nil {
+		if err := testkit.Receive(t, g.ended); err != nil {
 			t.Errorf("Serve() = %v; want nil", err)
 		}
 	})
 
-	check(t, g.front.Negotiate(o.features, ^vhostuser.ProtocolFeatures(0)))
+	testkit.Check(t, g.front.Negotiate(o.features, ^vhostuser.ProtocolFeatures(0)))
 	g.mem, err = vhostuser.NewGuestMemory(0, dataAt+slots*slot)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { g.mem.Close() })
-	check(t, g.front.Share(g.mem))
+	testkit.Check(t, g.front.Share(g.mem))
 	space := ringSpace
 	if o.size > 1024 {
 		space = bigSpace
@@ -103,9 +93,9 @@ func newGuest(t testing.TB, fs fuse.FileSystem, o guestOptions) *guest {
 			size = o.size
 		}
 		r, err := g.front.NewRing(g.mem, i*space, i, size)
-		check(t, err)
+		testkit.Check(t, err)
 		t.Cleanup(func() { r.Close() })
-		check(t, g.front.StartRing(r, 0))
+		testkit.Check(t, g.front.StartRing(r, 0))
 		g.rings = append(g.rings, r)
 	}
 	return g
@@ -118,27 +108,9 @@ func newShare(t testing.TB, o guestOptions) (g *guest, dir string) {
 	fs, err := passthrough.New(passthrough.Options{
 		SharedDir: dir, XAttr: true, AnnounceSubmounts: true, PosixLocks: true, Flock: true, Log: o.log,
 	})
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { fs.Close() })
 	return newGuest(t, fs, o), dir
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// receive waits for a value that must come at once.
-func receive[T any](t testing.TB, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatal("nothing happened in time")
-	}
-	return v
 }
 
 // add puts a request into ring, with its bytes in slot i, without telling the device.
@@ -174,7 +146,7 @@ func (g *guest) reply(ring int) (head uint16, n int, err error) {
 		if err := r.Err(); err != nil {
 			return 0, 0, err
 		}
-		if !r.Wait(patience) {
+		if !r.Wait(testkit.Patience) {
 			return 0, 0, fmt.Errorf("ring %d: no reply in time", ring)
 		}
 	}
@@ -208,6 +180,6 @@ func (g *guest) client() *fusetest.Client {
 	g.t.Helper()
 	c := fusetest.NewClient(g.transport(1))
 	_, err := c.Init(fusetest.AllFlags)
-	check(g.t, err)
+	testkit.Check(g.t, err)
 	return c
 }

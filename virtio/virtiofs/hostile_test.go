@@ -11,6 +11,7 @@ import (
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/passthrough"
 	"vfiofs/virtio"
 	"vfiofs/virtio/guestmem"
@@ -36,15 +37,15 @@ func newRig(t *testing.T, o virtqtest.Options) *rig {
 	t.Helper()
 	g := &rig{Ring: virtqtest.NewRing(t, o), t: t, dir: t.TempDir(), fail: make(chan error, 1)}
 	fs, err := passthrough.New(passthrough.Options{SharedDir: g.dir})
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { fs.Close() })
 	server := fuse.NewServer(fs, fuse.Options{})
 	g.dev, err = virtiofs.New(server, virtiofs.Options{Tag: "test", RequestQueues: 2, Workers: 2})
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(g.dev.Close)
 	for _, e := range []**fd.FD{&g.kick, &g.call} {
 		*e, err = fd.NewEvent("bell")
-		check(t, err)
+		testkit.Check(t, err)
 		t.Cleanup(func() { (*e).Close() })
 	}
 	g.start()
@@ -63,8 +64,8 @@ func newRig(t *testing.T, o virtqtest.Options) *rig {
 func (g *rig) start() {
 	g.t.Helper()
 	q, err := virtq.New(g.Config())
-	check(g.t, err)
-	check(g.t, g.dev.StartQueue(1, virtio.Ring{Queue: q, Kick: g.kick.Int(), Call: signaller{g.call}, Fail: func(err error) { g.fail <- err }}))
+	testkit.Check(g.t, err)
+	testkit.Check(g.t, g.dev.StartQueue(1, virtio.Ring{Queue: q, Kick: g.kick.Int(), Call: signaller{g.call}, Fail: func(err error) { g.fail <- err }}))
 }
 
 // restart begins again with an idle ring and clean memory.
@@ -81,7 +82,7 @@ func (s signaller) Notify() error { return s.Signal() }
 // used kicks and waits for a completion.
 func (g *rig) used() (id, n uint32) {
 	g.t.Helper()
-	check(g.t, g.kick.Signal())
+	testkit.Check(g.t, g.kick.Signal())
 	return g.next()
 }
 
@@ -100,7 +101,7 @@ func (g *rig) next() (id, n uint32) {
 func (g *rig) wait() {
 	g.t.Helper()
 	p := []unix.PollFd{{Fd: int32(g.call.Int()), Events: unix.POLLIN}}
-	if n, _ := unix.Poll(p, int(patience.Milliseconds())); n == 0 {
+	if n, _ := unix.Poll(p, int(testkit.Patience.Milliseconds())); n == 0 {
 		g.t.Fatal("no call in time")
 	}
 	g.call.Drain()
@@ -158,8 +159,8 @@ func TestHostile(t *testing.T) {
 			g.Request = g.c.Message(fuse.OpGetAttr, fuse.RootID, make([]byte, 16))
 			c.Write(g.Ring)
 			if c.Broken {
-				check(t, g.kick.Signal())
-				if err := receive(t, g.fail); err == nil {
+				testkit.Check(t, g.kick.Signal())
+				if err := testkit.Receive(t, g.fail); err == nil {
 					t.Error("Fail(nil); want an error")
 				}
 				g.restart()
@@ -228,7 +229,7 @@ func TestH018Scattered(t *testing.T) {
 		t.Error(err)
 	}
 	var st unix.Stat_t
-	check(t, unix.Stat(g.dir, &st))
+	testkit.Check(t, unix.Stat(g.dir, &st))
 	if ino := binary.LittleEndian.Uint64(reply[32:]); ino != st.Ino {
 		t.Errorf("GETATTR(root) = inode %d; want %d", ino, st.Ino)
 	}
@@ -246,11 +247,11 @@ func TestH021Truncated(t *testing.T) {
 			g.Sound()
 			for _, m := range g.Regions {
 				if m.GPA == c.gpa {
-					check(t, unix.Ftruncate(m.FD, 0))
+					testkit.Check(t, unix.Ftruncate(m.FD, 0))
 				}
 			}
-			check(t, g.kick.Signal())
-			if err := receive(t, g.fail); err == nil {
+			testkit.Check(t, g.kick.Signal())
+			if err := testkit.Receive(t, g.fail); err == nil {
 				t.Error("Fail(nil); want an error")
 			}
 			g.dev.StopQueue(1)
@@ -262,7 +263,7 @@ func TestH022IdleKicks(t *testing.T) {
 	g := newRig(t, virtqtest.Options{})
 	before := g.UsedIdx()
 	for range 100_000 {
-		check(t, g.kick.Signal())
+		testkit.Check(t, g.kick.Signal())
 	}
 	g.alive()
 	if got := g.UsedIdx(); got != before+1 {
@@ -274,7 +275,7 @@ func TestUnaligned(t *testing.T) {
 	g, _ := newShare(t, guestOptions{size: 1024})
 	c := g.client()
 	f, err := c.Create(fuse.RootID, "file", 2, 0o644)
-	check(t, err)
+	testkit.Check(t, err)
 
 	want := make([]byte, 1<<20)
 	for i := range want {
@@ -298,9 +299,9 @@ func TestUnaligned(t *testing.T) {
 		if _, ok := r.AddIndirect(read, write, g.mem.Mem[table:][:16*(len(read)+len(write))], table); !ok {
 			t.Fatal("ring is full")
 		}
-		check(t, r.Submit())
+		testkit.Check(t, r.Submit())
 		_, n, err := g.reply(1)
-		check(t, err)
+		testkit.Check(t, err)
 		head := g.mem.Mem[headers+0x1000:][:16]
 		if int(binary.LittleEndian.Uint32(head)) != n || binary.LittleEndian.Uint32(head[4:]) != 0 {
 			t.Fatalf("reply header %x, used length %d", head, n)

@@ -12,6 +12,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/virtiofs"
@@ -95,7 +96,7 @@ func (c *crowd) poll() {
 	c.r.DisarmCalls()
 	begin := time.Now()
 	for i := 1; c.reap() == 0; i++ {
-		if i%(1<<16) == 0 && time.Since(begin) > patience {
+		if i%(1<<16) == 0 && time.Since(begin) > testkit.Patience {
 			c.g.t.Fatalf("no reply in time to %d requests, to a driver that polls", c.r.Outstanding())
 		}
 	}
@@ -103,7 +104,7 @@ func (c *crowd) poll() {
 
 // wait sleeps until there is a reply.
 func (c *crowd) wait() {
-	if !c.r.Wait(patience) {
+	if !c.r.Wait(testkit.Patience) {
 		c.g.t.Fatalf("no reply in time to %d requests, to a driver that sleeps", c.r.Outstanding())
 	}
 	c.reap()
@@ -126,7 +127,7 @@ func (c *crowd) interleave(n int, random *rand.Rand) {
 			c.r.Publish()
 			pass(time.Duration(random.IntN(30)) * time.Microsecond)
 			if c.r.NeedKick() {
-				check(c.g.t, c.r.Kick.Signal())
+				testkit.Check(c.g.t, c.r.Kick.Signal())
 			}
 		default:
 			c.submit()
@@ -288,6 +289,6 @@ func TestIdle(t *testing.T) {
 func processTime(t *testing.T) time.Duration {
 	t.Helper()
 	var u unix.Rusage
-	check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	testkit.Check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

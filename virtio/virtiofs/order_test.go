@@ -6,6 +6,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
+	"vfiofs/internal/testkit"
 )
 
 // A gated file system keeps every SYNCFS waiting until the test lets it go; node
@@ -41,9 +42,9 @@ func hold(t *testing.T, g *guest, fs *gated, c *fusetest.Client, n int) (uniques
 		m := c.Message(fuse.OpSyncFS, fuse.NodeID(i+1), make([]byte, 8))
 		uniques[g.add(1, i, m, 16)] = uniqueOf(m)
 	}
-	check(t, g.rings[1].Submit())
+	testkit.Check(t, g.rings[1].Submit())
 	for range n {
-		receive(t, fs.started)
+		testkit.Receive(t, fs.started)
 	}
 	return uniques
 }
@@ -57,7 +58,7 @@ func TestH026OutOfOrder(t *testing.T) {
 
 	// The ring goes on while they wait.
 	head := g.add(1, n, c.Message(fuse.OpGetAttr, fuse.RootID, make([]byte, 16)), 120)
-	check(t, g.rings[1].Submit())
+	testkit.Check(t, g.rings[1].Submit())
 	if got, used, err := g.reply(1); err != nil || got != head || used != 120 {
 		t.Fatalf("GETATTR meanwhile = head %d, %d bytes, %v; want head %d, 120 bytes", got, used, err, head)
 	}
@@ -65,7 +66,7 @@ func TestH026OutOfOrder(t *testing.T) {
 	for i := n; i > 0; i-- { // last one first
 		close(fs.release[fuse.NodeID(i)])
 		got, used, err := g.reply(1)
-		check(t, err)
+		testkit.Check(t, err)
 		if seen[got] || used != 16 {
 			t.Errorf("completion of head %d, %d bytes; want each once, with 16", got, used)
 		}
@@ -98,8 +99,8 @@ func TestH201StopInFlight(t *testing.T) {
 		}
 		close(fs.release[fuse.NodeID(i+1)])
 	}
-	check(t, receive(t, failed))
-	if next := receive(t, base); next != n+1 { // INIT was one
+	testkit.Check(t, testkit.Receive(t, failed))
+	if next := testkit.Receive(t, base); next != n+1 { // INIT was one
 		t.Errorf("GET_VRING_BASE = %d; want %d", next, n+1)
 	}
 	for range n {
@@ -110,7 +111,7 @@ func TestH201StopInFlight(t *testing.T) {
 		delete(uniques, head)
 	}
 
-	check(t, g.front.StartRing(g.rings[1], n+1))
+	testkit.Check(t, g.front.StartRing(g.rings[1], n+1))
 	if a, err := c.GetAttr(fuse.RootID, 0); err != nil || a.Attr.Ino == 0 {
 		t.Errorf("GetAttr after the restart = inode %d, %v", a.Attr.Ino, err)
 	}
@@ -133,9 +134,9 @@ func TestMoreThanWorkers(t *testing.T) {
 		at := dataAt + i*512
 		g.put(1, c.Message(fuse.OpSyncFS, fuse.NodeID(i+1), make([]byte, 8)), at, at+256, 16)
 	}
-	check(t, g.rings[1].Submit())
+	testkit.Check(t, g.rings[1].Submit())
 	for range n {
-		receive(t, fs.started)
+		testkit.Receive(t, fs.started)
 		if _, used, err := g.reply(1); err != nil || used != 16 {
 			t.Fatalf("reply of %d bytes, %v; want 16", used, err)
 		}
@@ -160,10 +161,10 @@ func TestH028Wrap(t *testing.T) {
 	}
 	for done := range total {
 		if !g.rings[1].Pending() {
-			check(t, g.rings[1].Submit())
+			testkit.Check(t, g.rings[1].Submit())
 		}
 		head, used, err := g.reply(1)
-		check(t, err)
+		testkit.Check(t, err)
 		s := inFlight[head]
 		if u := uniqueOf(g.mem.Mem[s.at+256:]); used != 120 || u != s.unique {
 			t.Fatalf("request %d: %d bytes, unique %d; want 120, %d", done, used, u, s.unique)

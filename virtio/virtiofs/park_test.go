@@ -13,6 +13,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
+	"vfiofs/internal/testkit"
 )
 
 // A lockRig is a guest with a file in whose locks the test has a part.
@@ -35,7 +36,7 @@ func newLockRig(t *testing.T, o guestOptions) *lockRig {
 	r := &lockRig{guest: g, c: g.client(), path: filepath.Join(dir, "f"), sent: map[sentTo]int{}}
 	var err error
 	r.f, err = r.c.Create(fuse.RootID, "f", syscall.O_RDWR, 0o600)
-	check(t, err)
+	testkit.Check(t, err)
 	return r
 }
 
@@ -54,7 +55,7 @@ func (r *lockRig) wait(ring, i int, owner uint64) (unique uint64) {
 func (r *lockRig) answer(ring int) (i int, e syscall.Errno) {
 	r.t.Helper()
 	head, n, err := r.reply(ring)
-	check(r.t, err)
+	testkit.Check(r.t, err)
 	i, ok := r.sent[sentTo{ring, head}]
 	if !ok || n != 16 {
 		r.t.Fatalf("reply to head %d of %d bytes; want one of the locks, 16", head, n)
@@ -73,39 +74,39 @@ func (r *lockRig) wantAnswer(ring, i int, e syscall.Errno) {
 
 func (r *lockRig) submit(ring int) {
 	r.t.Helper()
-	check(r.t, r.rings[ring].Submit())
+	testkit.Check(r.t, r.rings[ring].Submit())
 }
 
 // taken makes sure that ring has taken all requests so far.
 func (r *lockRig) taken(ring int) {
 	r.t.Helper()
 	_, err := fusetest.NewClient(r.transport(ring)).GetAttr(fuse.RootID, 0)
-	check(r.t, err)
+	testkit.Check(r.t, err)
 }
 
 // hostLock takes the whole file on the host; the result releases it.
 func (r *lockRig) hostLock() (release func()) {
 	r.t.Helper()
 	f, err := os.OpenFile(r.path, os.O_RDWR, 0)
-	check(r.t, err)
-	check(r.t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
+	testkit.Check(r.t, err)
+	testkit.Check(r.t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
 	return func() { f.Close() }
 }
 
 func TestParkUntilUnlocked(t *testing.T) {
 	r := newLockRig(t, guestOptions{queues: 2})
 	lk := fuse.Lock{Owner: 1, End: 9, Type: fuse.LockWrite}
-	check(t, r.c.SetLock(r.f.Entry.Node, r.f.Open.Handle, lk, true))
+	testkit.Check(t, r.c.SetLock(r.f.Entry.Node, r.f.Open.Handle, lk, true))
 	for i := range 3 {
 		r.wait(2, i, uint64(10+i))
 		r.submit(2)
 	}
 	r.taken(2)
 	lk.Type = fuse.LockNone
-	check(t, r.c.SetLock(r.f.Entry.Node, r.f.Open.Handle, lk, false))
+	testkit.Check(t, r.c.SetLock(r.f.Entry.Node, r.f.Open.Handle, lk, false))
 	for i := range 3 { // in order of arrival
 		r.wantAnswer(2, i, 0)
-		check(t, r.c.FlushOwner(r.f.Entry.Node, r.f.Open.Handle, uint64(10+i)))
+		testkit.Check(t, r.c.FlushOwner(r.f.Entry.Node, r.f.Open.Handle, uint64(10+i)))
 	}
 }
 
@@ -125,14 +126,14 @@ func TestParkInterrupted(t *testing.T) {
 	defer release()
 	r.c.Transport = r.transport(0)
 	early := r.wait(2, 0, 1)
-	check(t, r.c.Interrupt(early))
+	testkit.Check(t, r.c.Interrupt(early))
 	r.submit(2)
 	r.wantAnswer(2, 0, syscall.EINTR)
 
 	late := r.wait(2, 1, 1)
 	r.submit(2)
-	check(t, r.c.Interrupt(late+1))
-	check(t, r.c.Interrupt(late))
+	testkit.Check(t, r.c.Interrupt(late+1))
+	testkit.Check(t, r.c.Interrupt(late))
 	r.wantAnswer(2, 1, syscall.EINTR)
 }
 
@@ -149,13 +150,13 @@ func TestParkStopped(t *testing.T) {
 	r.taken(1)
 	r.taken(2)
 	base, err := r.front.VringBase(1)
-	check(t, err)
+	testkit.Check(t, err)
 	for range 3 {
 		if i, e := r.answer(1); e != syscall.ENOLCK || i == 3 {
 			t.Errorf("answer to request %d, errno %d; want 0 to 2, ENOLCK", i, e)
 		}
 	}
-	check(t, r.front.StartRing(r.rings[1], base))
+	testkit.Check(t, r.front.StartRing(r.rings[1], base))
 	r.taken(1)
 	release()
 	r.wantAnswer(2, 3, 0)
@@ -165,11 +166,11 @@ func TestParkStopped(t *testing.T) {
 func TestParkDisconnect(t *testing.T) {
 	r := newLockRig(t, guestOptions{})
 	lk := fuse.Lock{Owner: 1, End: 9, Type: fuse.LockWrite}
-	check(t, r.c.SetLock(r.f.Entry.Node, r.f.Open.Handle, lk, false))
+	testkit.Check(t, r.c.SetLock(r.f.Entry.Node, r.f.Open.Handle, lk, false))
 	r.wait(1, 0, 2)
 	r.submit(1)
 	r.front.Close()
-	check(t, receive(t, r.ended))
+	testkit.Check(t, testkit.Receive(t, r.ended))
 	r.ended <- nil
 	r.hostLock()()
 }
@@ -189,7 +190,7 @@ func TestParkLimit(t *testing.T) {
 	r.wantAnswer(1, size, syscall.ENOLCK)
 	release()
 	r.wantAnswer(1, 0, 0)
-	check(t, r.c.FlushOwner(r.f.Entry.Node, r.f.Open.Handle, 0))
+	testkit.Check(t, r.c.FlushOwner(r.f.Entry.Node, r.f.Open.Handle, 0))
 	r.wantAnswer(1, 1, 0)
 }
 
@@ -244,7 +245,7 @@ func TestParkMany(t *testing.T) {
 		if e != 0 {
 			t.Fatalf("answer to request %d = errno %d; want 0", i, e)
 		}
-		check(t, r.c.FlushOwner(r.f.Entry.Node, r.f.Open.Handle, uint64(i)))
+		testkit.Check(t, r.c.FlushOwner(r.f.Entry.Node, r.f.Open.Handle, uint64(i)))
 	}
 	_, busy = usage(t)
 	t.Logf("%v of CPU time for each lock that is passed on", (busy-cpu)/through)
@@ -254,8 +255,8 @@ func TestParkMany(t *testing.T) {
 func usage(t *testing.T) (threads int, cpu time.Duration) {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/task")
-	check(t, err)
+	testkit.Check(t, err)
 	var u unix.Rusage
-	check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	testkit.Check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return len(list), time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/virtq/virtqtest"
 )
@@ -53,7 +54,7 @@ func TestH216RandomChains(t *testing.T) {
 				addr := guestmem.GPA(random.Uint64N(1 << 20))
 				g.SetDesc(random.IntN(4), addr, uint32(random.IntN(1<<13)), uint16(random.IntN(8)), uint16(random.IntN(8)))
 			}
-			check(t, g.kick.Signal())
+			testkit.Check(t, g.kick.Signal())
 			for done := false; !done; {
 				select {
 				case <-g.fail:
@@ -74,7 +75,7 @@ func TestH216RandomChains(t *testing.T) {
 // failedOrCalled waits for a call, or for the end of the ring, which it reports.
 func (g *rig) failedOrCalled() (failed bool) {
 	g.t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(testkit.Patience); time.Now().Before(end); {
 		select {
 		case <-g.fail:
 			return true

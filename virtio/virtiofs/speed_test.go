@@ -13,6 +13,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/virtiofs"
 )
 
@@ -32,12 +33,12 @@ func (c *crowd) run(b *testing.B, depth int) {
 func hot(t testing.TB, poll time.Duration) (g *guest, requests map[string]request) {
 	t.Helper()
 	g, dir := newShare(t, guestOptions{poll: poll})
-	check(t, os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1<<20), 0o600))
+	testkit.Check(t, os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1<<20), 0o600))
 	c := g.client()
 	entry, err := c.Lookup(fuse.RootID, "file")
-	check(t, err)
+	testkit.Check(t, err)
 	opened, err := c.Open(entry.Node, unix.O_RDWR)
-	check(t, err)
+	testkit.Check(t, err)
 	return g, map[string]request{
 		"null":      {c.Message(fuse.Opcode(4000), fuse.RootID), 16},
 		"STATFS":    {c.Message(fuse.OpStatFS, fuse.RootID), 96},

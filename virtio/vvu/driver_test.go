@@ -11,21 +11,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/vfio/vfiotest"
 	"vfiofs/virtio/vhostuser"
 	"vfiofs/virtio/virtiopci"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if left := fd.Open(); code == 0 && len(left) > 0 {
-		os.Stderr.WriteString("descriptors left open: " + strings.Join(left, ", ") + "\n")
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 func TestOpen(t *testing.T) {
 	f := newFake(t, options{})

@@ -141,11 +141,18 @@ func (s *script) steps(n int) []func() {
 	return append(steps, func() { want(t, "device_status", s.r8(0, deviceStatus), 0x0b); s.w8(0, deviceStatus, 0x0f) })
 }
 
-// start runs all steps.
-func (s *script) start(n int) *script {
-	for _, step := range s.steps(n) {
+// prepare runs all steps but the last, DRIVER_OK, and returns that.
+func (s *script) prepare(n int) (driverOK func()) {
+	steps := s.steps(n)
+	for _, step := range steps[:len(steps)-1] {
 		step()
 	}
+	return steps[len(steps)-1]
+}
+
+// start runs all steps.
+func (s *script) start(n int) *script {
+	s.prepare(n)()
 	want(s.t, "device_status", s.r8(0, deviceStatus), 0x0f)
 	return s
 }
@@ -231,4 +238,16 @@ func connected(t testing.TB, opt Options) (*script, *peer) {
 	p := r.connect()
 	s.waitState(stateConn)
 	return s, p
+}
+
+// connectedWith is connected with a driver that has posted only n receive buffers, and
+// does not wait for the connection.
+func connectedWith(t testing.TB, opt Options, n int) (*script, *peer) {
+	t.Helper()
+	s := newCrosvm(newRig(t, opt))
+	driverOK := s.prepare(2)
+	s.layOut(n)
+	driverOK()
+	s.backendUp()
+	return s, s.connect()
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/vhostuser"
 )
 
@@ -84,7 +85,7 @@ func TestFullDoorbell(t *testing.T) {
 			call := event(t, tt.flags)
 			full := []byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 			_, err := unix.Write(call.Int(), full)
-			check(t, err)
+			testkit.Check(t, err)
 			s.vring(p, vhostuser.SetVringCall, 0, call)
 			begin := time.Now()
 			s.w16(2, 0, 0)
@@ -107,7 +108,7 @@ func TestKicks(t *testing.T) {
 		fires := func(vector int) {
 			t.Helper()
 			before := s.bus.count(vector)
-			check(t, kick.Signal())
+			testkit.Check(t, kick.Signal())
 			s.wait("interrupt for a kick", func() bool { return s.bus.count(vector) > before })
 			if got := counter(t, kick); got != 0 {
 				t.Errorf("counter after the interrupt = %d; want 0", got)
@@ -122,7 +123,7 @@ func TestKicks(t *testing.T) {
 
 		// Without a vector, kicks are taken and dropped.
 		s.w32(2, notificationOff, 0xffff<<16|1)
-		check(t, kick.Signal())
+		testkit.Check(t, kick.Signal())
 		s.eventually("kick dropped", func() bool {
 			s.dev.mu.Lock()
 			defer s.dev.mu.Unlock()
@@ -134,8 +135,8 @@ func TestKicks(t *testing.T) {
 		second := event(t, flags)
 		s.vring(p, vhostuser.SetVringKick, 1, second)
 		before := s.bus.count(9)
-		check(t, kick.Signal())
-		check(t, second.Signal())
+		testkit.Check(t, kick.Signal())
+		testkit.Check(t, second.Signal())
 		s.wait("interrupt for the second kick", func() bool { return s.bus.count(9) > before })
 		want(t, "counter of the old kick", counter(t, kick), 1)
 
@@ -144,11 +145,11 @@ func TestKicks(t *testing.T) {
 		s.receive()
 		s.reply(vhostuser.GetVringBase, vhostuser.VringState{Index: 1}.Append(nil))
 		p.expect(message(vhostuser.GetVringBase, 5, vhostuser.VringState{Index: 1}.Append(nil)))
-		check(t, second.Signal())
+		testkit.Check(t, second.Signal())
 		want(t, "counter after GET_VRING_BASE", counter(t, second), 1)
 
 		// A kick that came early is not lost.
-		check(t, second.Signal())
+		testkit.Check(t, second.Signal())
 		before = s.bus.count(9)
 		s.vring(p, vhostuser.SetVringKick, 1, second)
 		s.wait("interrupt for an early kick", func() bool { return s.bus.count(9) > before })

@@ -10,13 +10,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/passthrough"
 	"vfiofs/vfio"
@@ -36,7 +36,6 @@ const (
 	dataAt    = 0x10_0000
 	replyAt   = 0x30_0000
 	guestSize = 0x80_0000
-	patience  = 10 * time.Second
 )
 
 const allFeatures = virtio.FeatureIndirectDesc | virtio.FeatureEventIdx | virtio.FeatureVersion1 | vhostuser.FeatureProtocolFeatures
@@ -101,11 +100,11 @@ func newChain(t *testing.T, relayed bool) *chain {
 	c := &chain{siblings: make(listener, 4), devices: make(chan virtio.Device, 4), served: make(chan error, 64), log: log}
 	var err error
 	c.memory, err = proxy.NewMemory(guestSize)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { c.memory.Close() })
 	device, err := proxy.New(proxy.Options{Listener: c.siblings, Memory: c.memory, Log: log})
-	check(t, err)
-	t.Cleanup(func() { check(t, device.Close()) })
+	testkit.Check(t, err)
+	t.Cleanup(func() { testkit.Check(t, device.Close()) })
 	c.model = &model{Device: device, relayed: relayed}
 	c.server = vfiouser.NewServer(c.model, vfiouser.Options{})
 	return c
@@ -119,9 +118,9 @@ func (c *chain) attach(t *testing.T) (kill func()) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.server.Serve(context.Background(), server) }()
 	function, err := vfiouser.Attach(t.Context(), client)
-	check(t, err)
+	testkit.Check(t, err)
 	driver, err := vvu.Open(t.Context(), function, vvu.Options{Rings: 2, Log: c.log})
-	check(t, err)
+	testkit.Check(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.serve(ctx, driver) }()
@@ -131,7 +130,7 @@ func (c *chain) attach(t *testing.T) (kill func()) {
 		<-done
 		driver.Close()
 		function.Close()
-		receive(t, ended)
+		testkit.Receive(t, ended)
 	})
 	t.Cleanup(end)
 	return func() {
@@ -169,24 +168,24 @@ type sibling struct {
 func (c *chain) boot(t *testing.T) *sibling {
 	t.Helper()
 	fs, err := passthrough.New(passthrough.Options{SharedDir: t.TempDir(), XAttr: true, AnnounceSubmounts: true})
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { fs.Close() })
 	dev, err := virtiofs.New(fuse.NewServer(fs, fuse.Options{}), virtiofs.Options{RequestQueues: 1, Workers: 2})
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(dev.Close)
 	c.devices <- dev
 
 	back, front := socketPair(t)
 	c.siblings <- back
 	s := &sibling{t: t, front: vhostuser.NewFrontend(front)}
-	check(t, s.front.Negotiate(allFeatures, ^vhostuser.ProtocolFeatures(0)))
+	testkit.Check(t, s.front.Negotiate(allFeatures, ^vhostuser.ProtocolFeatures(0)))
 	s.mem = ram(t, c.memory)
-	check(t, s.front.Share(s.mem))
+	testkit.Check(t, s.front.Share(s.mem))
 	for i := range 2 {
 		r, err := s.front.NewRing(s.mem, i*ringSpace, i, 128)
-		check(t, err)
+		testkit.Check(t, err)
 		t.Cleanup(func() { r.Close() })
-		check(t, s.front.StartRing(r, 0))
+		testkit.Check(t, s.front.StartRing(r, 0))
 		s.rings = append(s.rings, r)
 	}
 	return s
@@ -196,10 +195,10 @@ func (c *chain) boot(t *testing.T) *sibling {
 func ram(t *testing.T, m *proxy.Memory) *vhostuser.GuestMemory {
 	t.Helper()
 	n, err := unix.Open(m.Path(), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	file := fd.New(n, "sibling's memory")
 	mem, err := unix.Mmap(n, 0, int(m.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	check(t, err)
+	testkit.Check(t, err)
 	clear(mem)
 	g := &vhostuser.GuestMemory{
 		Region: vhostuser.Region{Size: uint64(m.Size()), Addr: 0x7f00_0000_0000},
@@ -235,7 +234,7 @@ func (s *sibling) transport(in []byte, outSize int) ([]byte, error) {
 		if err := r.Err(); err != nil {
 			return nil, err
 		}
-		if !r.Wait(patience) {
+		if !r.Wait(testkit.Patience) {
 			return nil, errors.New("no reply in time")
 		}
 	}
@@ -255,7 +254,7 @@ func testEndToEnd(t *testing.T, relayed bool) {
 		s := c.boot(t)
 		t.Cleanup(func() {
 			s.front.Close()
-			if err := receive(t, c.served); err != nil {
+			if err := testkit.Receive(t, c.served); err != nil {
 				t.Errorf("back-end ended with %v", err)
 			}
 		})
@@ -275,14 +274,14 @@ func TestRestart(t *testing.T) {
 		s := c.boot(t)
 		client := fusetest.NewClient(s.transport)
 		_, err := client.Init(fusetest.AllFlags)
-		check(t, err)
+		testkit.Check(t, err)
 		_, err = client.MkDir(fuse.RootID, "d", 0o755)
-		check(t, err)
+		testkit.Check(t, err)
 		kill()
 		if err := s.front.Sync(); err == nil {
 			t.Error("the sibling's connection outlives the driver")
 		}
-		receive(t, c.served)
+		testkit.Receive(t, c.served)
 		s.front.Close()
 	}
 }
@@ -295,28 +294,10 @@ func (l testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// receive waits for a value that must come at once.
-func receive[T any](t *testing.T, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatal("nothing happened in time")
-	}
-	return v
-}
-
 // socketPair returns two connected sockets.
 func socketPair(t *testing.T) (a, b *net.UnixConn) {
 	t.Helper()
 	a, b, err := unixsock.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	return a, b
 }

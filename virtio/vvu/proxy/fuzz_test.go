@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/virtio/vhostuser"
 )
@@ -160,17 +161,13 @@ func FuzzSiblingMessages(f *testing.F) {
 		for n := 0; len(script) > 0 && n < 64; n++ {
 			head := take(&script, 3)
 			b := take(&script, int(binary.LittleEndian.Uint16(head[1:]))%2048)
-			var fds []int
+			var files []*fd.FD
 			for k := head[0]; k != 0 && len(b) > 0; k >>= 2 {
 				if file := kinds[k&3]; file != nil {
-					fds = append(fds, file.Int())
+					files = append(files, file)
 				}
 			}
-			var control []byte
-			if len(fds) > 0 {
-				control = unix.UnixRights(fds...)
-			}
-			if _, _, err := p.conn.WriteMsgUnix(b, control, nil); err != nil {
+			if err := testkit.Send(p.conn, b, files...); err != nil {
 				break // dropped
 			}
 		}

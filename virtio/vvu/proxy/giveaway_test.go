@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/virtio/vhostuser"
 )
@@ -28,8 +29,8 @@ func TestEvents(t *testing.T) {
 	}{{doorbellBAR, 8, []int64{0, 12}}, {doorbellBAR, 1, []int64{0}}, {doorbellBAR, 0, nil}, {0, 8, nil}, {memoryBAR, 8, nil}} {
 		var got []int64
 		for i, e := range s.dev.Events(tt.region, tt.max) {
-			check(t, e.File.Signal())
-			check(t, e.File.Close())
+			testkit.Check(t, e.File.Signal())
+			testkit.Check(t, e.File.Close())
 			want(t, "signals of a call", counter(t, calls[i]), 1)
 			got = append(got, e.Offset)
 		}
@@ -66,20 +67,20 @@ func TestSource(t *testing.T) {
 	relayed := func(vector int) {
 		t.Helper()
 		before := s.bus.count(vector)
-		check(t, other.Signal())
+		testkit.Check(t, other.Signal())
 		s.wait("interrupt for a kick", func() bool { return s.bus.count(vector) > before })
 	}
 	serial := s.dev.peer.vrings[1].serial
 	want(t, "source of a kick", source(vfio.MSIX, 3), true)
 	want(t, "the same again", source(vfio.MSIX, 3), true)
-	check(t, kick.Signal())
+	testkit.Check(t, kick.Signal())
 	s.dev.kicked(1, serial) // was on its way
 	relayed(4)
 	want(t, "interrupts of a kick that was given", s.bus.count(3), 0)
 	want(t, "its counter", counter(t, kick), 1)
 
 	// Another vector: the kick comes by here again, also the one that nobody has read.
-	check(t, kick.Signal())
+	testkit.Check(t, kick.Signal())
 	s.w32(2, notificationOff, 7<<16|1)
 	s.wait("interrupt for a kick that was taken back", func() bool { return s.bus.count(7) > 0 })
 
@@ -87,7 +88,7 @@ func TestSource(t *testing.T) {
 	want(t, "source", source(vfio.MSIX, 7), true)
 	s.vring(p, vhostuser.SetVringKick, 1, second)
 	before := s.bus.count(7)
-	check(t, second.Signal())
+	testkit.Check(t, second.Signal())
 	s.wait("interrupt for the second kick", func() bool { return s.bus.count(7) > before })
 	want(t, "source of the second kick", source(vfio.MSIX, 7), true)
 

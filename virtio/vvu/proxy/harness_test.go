@@ -16,14 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/internal/unixsock"
 	"vfiofs/vfio"
 	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/vhostuser"
 )
-
-// patienceOfTests is how long a test waits for what has to happen.
-const patienceOfTests = 10 * time.Second
 
 // Memory of the device VM, as its driver's IOVAs.
 const (
@@ -31,22 +29,7 @@ const (
 	ramSize = 0x200000
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if open := fd.Open(); code == 0 && len(open) > 0 {
-		fmt.Fprintln(os.Stderr, "descriptors left open:", open)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// check ends the test on an error.
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testkit.Main(m)) }
 
 // A fakeBus is a device VM: memory, and vectors that count.
 type fakeBus struct {
@@ -61,7 +44,7 @@ type fakeBus struct {
 
 func newFakeBus(t testing.TB) *fakeBus {
 	ram, err := unix.Mmap(-1, 0, ramSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { unix.Munmap(ram) })
 	b := &fakeBus{ram: ram, fired: map[int]int{}, news: make(chan struct{})}
 	b.remap(t, guestmem.Region{GPA: ramBase, Mem: ram})
@@ -71,7 +54,7 @@ func newFakeBus(t testing.TB) *fakeBus {
 // remap changes what the device can reach.
 func (b *fakeBus) remap(t testing.TB, regions ...guestmem.Region) {
 	table, err := guestmem.NewTable(regions)
-	check(t, err)
+	testkit.Check(t, err)
 	b.mu.Lock()
 	b.table = table
 	b.mu.Unlock()
@@ -151,7 +134,7 @@ func newRig(t testing.TB, opt Options) *rig {
 	r := &rig{t: t, bus: newFakeBus(t), queue: make(chan *net.UnixConn, 16), log: new(bytes.Buffer), logMu: new(sync.Mutex)}
 	if opt.Memory == nil {
 		m, err := NewMemory(1 << 20)
-		check(t, err)
+		testkit.Check(t, err)
 		t.Cleanup(func() { m.Close() })
 		opt.Memory = m
 	}
@@ -159,10 +142,10 @@ func newRig(t testing.TB, opt Options) *rig {
 	opt.Listener = r
 	opt.Log = slog.New(slog.NewTextHandler(r, nil))
 	dev, err := New(opt)
-	check(t, err)
+	testkit.Check(t, err)
 	r.dev = dev
 	t.Cleanup(func() {
-		check(t, dev.Close())
+		testkit.Check(t, dev.Close())
 		close(r.queue)
 		for s := range r.queue {
 			s.Close()
@@ -205,7 +188,7 @@ func (r *rig) w32(region int, off int64, v uint32) {
 // wait waits until ok holds, which is looked at after every interrupt.
 func (r *rig) wait(what string, ok func() bool) {
 	r.t.Helper()
-	end := time.After(patienceOfTests)
+	end := time.After(testkit.Patience)
 	for {
 		r.bus.mu.Lock()
 		news := r.bus.news
@@ -226,7 +209,7 @@ func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	end := time.After(patienceOfTests)
+	end := time.After(testkit.Patience)
 	for !ok() {
 		select {
 		case <-tick.C:
@@ -270,29 +253,20 @@ func (r *rig) connect() *peer {
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	a, b, err := unixsock.Pair()
-	check(t, err)
+	testkit.Check(t, err)
 	return a, b
 }
 
 // send sends raw bytes with descriptors.
 func (p *peer) send(b []byte, files ...*fd.FD) {
 	p.t.Helper()
-	var control []byte
-	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = f.Int()
-		}
-		control = unix.UnixRights(fds...)
-	}
-	_, _, err := p.conn.WriteMsgUnix(b, control, nil)
-	check(p.t, err)
+	testkit.Check(p.t, testkit.Send(p.conn, b, files...))
 }
 
 // expect reads raw bytes.
 func (p *peer) expect(want []byte) {
 	p.t.Helper()
-	p.conn.SetReadDeadline(time.Now().Add(patienceOfTests))
+	p.conn.SetReadDeadline(time.Now().Add(testkit.Patience))
 	got := make([]byte, len(want))
 	for n := 0; n < len(got); {
 		m, err := p.conn.Read(got[n:])
@@ -309,7 +283,7 @@ func (p *peer) expect(want []byte) {
 // expectEnd reads until the connection ends, and reports an error if anything comes.
 func (p *peer) expectEnd() {
 	p.t.Helper()
-	p.conn.SetReadDeadline(time.Now().Add(patienceOfTests))
+	p.conn.SetReadDeadline(time.Now().Add(testkit.Patience))
 	var b [64]byte
 	n, err := p.conn.Read(b[:])
 	if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
@@ -321,7 +295,7 @@ func (p *peer) expectEnd() {
 func event(t testing.TB, flags int) *fd.FD {
 	t.Helper()
 	n, err := unix.Eventfd(0, unix.EFD_CLOEXEC|flags)
-	check(t, err)
+	testkit.Check(t, err)
 	e := fd.New(n, "test event")
 	t.Cleanup(func() { e.Close() })
 	return e

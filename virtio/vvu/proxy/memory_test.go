@@ -7,19 +7,21 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"vfiofs/internal/testkit"
 )
 
 func TestNewMemory(t *testing.T) {
 	m, err := NewMemory(1 << 20)
-	check(t, err)
+	testkit.Check(t, err)
 	defer m.Close()
 	info, err := os.Stat(m.Path())
-	check(t, err)
+	testkit.Check(t, err)
 	if info.Size() != 1<<20 || m.Size() != 1<<20 {
 		t.Errorf("file has %d bytes, Size() = %d; want 1 MiB", info.Size(), m.Size())
 	}
 	f, err := os.OpenFile(m.Path(), os.O_RDWR, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	defer f.Close()
 	if err := f.Truncate(0); err == nil {
 		t.Error("a sibling can shrink the memory file")
@@ -36,7 +38,7 @@ func TestOpenMemory(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "memory")
 	empty := filepath.Join(dir, "empty")
-	check(t, os.WriteFile(empty, nil, 0o600))
+	testkit.Check(t, os.WriteFile(empty, nil, 0o600))
 	for _, tt := range []struct {
 		name string
 		path string
@@ -77,7 +79,7 @@ func TestOpenMemory(t *testing.T) {
 func permissions(t *testing.T, path string) uint32 {
 	t.Helper()
 	var st unix.Stat_t
-	check(t, unix.Stat(path, &st))
+	testkit.Check(t, unix.Stat(path, &st))
 	return st.Mode & 0o777
 }
 
@@ -125,7 +127,7 @@ func TestText(t *testing.T) {
 
 func TestNew(t *testing.T) {
 	m, err := NewMemory(1 << 20)
-	check(t, err)
+	testkit.Check(t, err)
 	defer m.Close()
 	for name, opt := range map[string]Options{
 		"no listener":        {Memory: m},

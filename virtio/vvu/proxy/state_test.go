@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/vhostuser"
@@ -75,16 +76,7 @@ func TestResetAnywhere(t *testing.T) {
 
 // TestBackPressure is 11.10, 3.
 func TestBackPressure(t *testing.T) {
-	r := newRig(t, Options{})
-	s := newCrosvm(r)
-	steps := s.steps(2)
-	for _, step := range steps[:len(steps)-1] {
-		step()
-	}
-	s.layOut(0)
-	steps[len(steps)-1]()
-	s.backendUp()
-	p := r.connect()
+	s, p := connectedWith(t, Options{}, 0)
 	for i := range uint64(3) {
 		p.send(message(vhostuser.SetFeatures, 1, vhostuser.AppendU64(nil, i)))
 	}
@@ -102,16 +94,7 @@ func TestBackPressure(t *testing.T) {
 // TestHangUp is a sibling that leaves while nothing of what it has sent can be relayed.
 func TestHangUp(t *testing.T) {
 	t.Run("no receive buffers", func(t *testing.T) {
-		r := newRig(t, Options{})
-		s := newCrosvm(r)
-		steps := s.steps(2)
-		for _, step := range steps[:len(steps)-1] {
-			step()
-		}
-		s.layOut(0)
-		steps[len(steps)-1]()
-		s.backendUp()
-		p := r.connect()
+		s, p := connectedWith(t, Options{}, 0)
 		s.waitState(stateConn)
 		p.send(message(vhostuser.SetOwner, 1, nil))
 		p.send(message(vhostuser.SetOwner, 1, nil))
@@ -178,16 +161,13 @@ func TestEarlySibling(t *testing.T) {
 func TestRememberBackendUp(t *testing.T) {
 	r := newRig(t, Options{})
 	s := newCrosvm(r)
-	steps := s.steps(2)
-	for _, step := range steps[:len(steps)-1] {
-		step()
-	}
+	driverOK := s.prepare(2)
 	s.backendUp()
 	want(t, "state", r.state(), stateReset)
 	s.w32(0, deviceOff, 0)
 	want(t, "status after a change of mind", s.r32(0, deviceOff), 0)
 	s.backendUp()
-	steps[len(steps)-1]()
+	driverOK()
 	want(t, "state", r.state(), stateWait)
 	s.w32(0, deviceOff, 0)
 	want(t, "state", r.state(), stateReady)
@@ -197,16 +177,7 @@ func TestRememberBackendUp(t *testing.T) {
 func TestSiblingLeaves(t *testing.T) {
 	for _, profile := range []Profile{Crosvm, DPDK} {
 		t.Run(profile.String(), func(t *testing.T) {
-			r := newRig(t, Options{Profile: profile})
-			s := newCrosvm(r)
-			steps := s.steps(2)
-			for _, step := range steps[:len(steps)-1] {
-				step()
-			}
-			s.layOut(1)
-			steps[len(steps)-1]()
-			s.backendUp()
-			p := r.connect()
+			s, p := connectedWith(t, Options{Profile: profile}, 1)
 			for range 3 {
 				p.send(message(vhostuser.SetOwner, 1, nil))
 			}
@@ -223,7 +194,7 @@ func TestSiblingLeaves(t *testing.T) {
 
 			// The next sibling hears and says nothing of all that.
 			s.backendUp()
-			next := r.connect()
+			next := s.connect()
 			next.send(message(vhostuser.GetFeatures, 1, nil))
 			s.expectMessage(message(vhostuser.GetFeatures, 1, nil))
 			s.reply(vhostuser.GetFeatures, vhostuser.AppendU64(nil, 2))
@@ -316,12 +287,12 @@ func (s *script) notified() { s.kick(rxQueue); s.kick(txQueue) }
 func TestShrunkMemory(t *testing.T) {
 	r := newRig(t, Options{})
 	n, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
-	check(t, err)
+	testkit.Check(t, err)
 	file := fd.New(n, "memory of the device VM")
 	t.Cleanup(func() { file.Close() })
-	check(t, unix.Ftruncate(n, ramSize))
+	testkit.Check(t, unix.Ftruncate(n, ramSize))
 	ram, err := unix.Mmap(n, 0, ramSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { unix.Munmap(ram) })
 	r.bus.ram = ram
 	r.bus.remap(t, guestmem.Region{GPA: ramBase, Mem: ram})
@@ -335,14 +306,14 @@ func TestShrunkMemory(t *testing.T) {
 		s.backendUp()
 		p := r.connect()
 		s.waitState(stateConn)
-		check(t, unix.Ftruncate(n, 0))
+		testkit.Check(t, unix.Ftruncate(n, 0))
 		touch(s, p)
 		s.waitState(stateFailed)
 		p.expectEnd()
-		check(t, unix.Ftruncate(n, ramSize))
+		testkit.Check(t, unix.Ftruncate(n, ramSize))
 		r.dev.Reset()
 	}
-	check(t, unix.Ftruncate(n, 0))
+	testkit.Check(t, unix.Ftruncate(n, 0))
 	r.w8(0, deviceStatus, 3)
 	for i, at := range []uint32{rxBlock, txBlock} {
 		r.w16(0, queueSelect, uint16(i))
@@ -371,10 +342,7 @@ func TestActivation(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, Options{})
 			s := newCrosvm(r)
-			steps := s.steps(2)
-			for _, step := range steps[:len(steps)-1] {
-				step()
-			}
+			s.prepare(2)
 			tt.do(r)
 			s.w8(0, deviceStatus, 0x0f)
 			want(t, "device_status", s.r8(0, deviceStatus), 0x4f)
@@ -420,7 +388,7 @@ func TestRestartOfSibling(t *testing.T) {
 				s.w8(2, 4, 1)
 				want(t, "call after the reboot", counter(t, call), 1)
 				before := s.bus.count(3)
-				check(t, kick.Signal())
+				testkit.Check(t, kick.Signal())
 				s.wait("kick after the reboot", func() bool { return s.bus.count(3) > before })
 			}
 			// Once only: the second kick needs no call before it.

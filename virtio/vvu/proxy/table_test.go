@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/vhostuser"
 )
@@ -93,10 +94,10 @@ func TestTable(t *testing.T) {
 		00 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00
 		01 00 00 00 00 00 00 80 12 7f 00 00 00 00 00 `
 	file, err := OpenMemory(t.TempDir()+"/memory", 6<<30)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { file.Close() })
 	n, err := unix.Open(file.Path(), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	other := fd.New(n, "memory of the VMM") // another open file, the same inode
 	t.Cleanup(func() { other.Close() })
 	for profile, dump := range map[Profile]string{Crosvm: out + "80 00 00 00 00", DPDK: out + "00 00 00 00 00"} {
@@ -113,7 +114,7 @@ func TestTable(t *testing.T) {
 // TestLinear is virtio-vhost-user.md 11.8, (d).
 func TestLinear(t *testing.T) {
 	file, err := OpenMemory(t.TempDir()+"/memory", 8<<30)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { file.Close() })
 	s, p := connected(t, Options{Rule: Linear, Memory: file})
 	p.send(message(vhostuser.SetMemTable, 1, vhostuser.AppendMemTable(nil, []vhostuser.Region{
@@ -137,7 +138,7 @@ func TestLinear(t *testing.T) {
 // TestRefusedMemory is virtio-vhost-user.md 11.8, (g).
 func TestRefusedMemory(t *testing.T) {
 	foreign, err := NewMemory(1 << 20)
-	check(t, err)
+	testkit.Check(t, err)
 	t.Cleanup(func() { foreign.Close() })
 	good := vhostuser.Region{Size: 0x10000, Addr: user}
 	for _, tt := range []struct {

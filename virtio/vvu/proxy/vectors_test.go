@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/pci"
 	"vfiofs/vfio"
 	"vfiofs/vfio/vfiouser"
@@ -20,10 +21,10 @@ import (
 // TestConfigSpace is virtio-vhost-user.md 11.3.
 func TestConfigSpace(t *testing.T) {
 	space, err := newConfigSpace(deviceIDCrosvm, 6<<30)
-	check(t, err)
+	testkit.Check(t, err)
 	got := make([]byte, configSize)
 	_, err = space.ReadAt(got, 0)
-	check(t, err)
+	testkit.Check(t, err)
 	for at, dump := range map[int]string{
 		0x00: "f4 1a 7d 10",
 		0x08: "01 00 ff 00",
@@ -47,7 +48,7 @@ func TestConfigSpace(t *testing.T) {
 		}
 	}
 	caps, err := virtiopci.ParseCaps(pci.Config{Registers: space})
-	check(t, err)
+	testkit.Check(t, err)
 	if caps.Memory.Length != 6<<30 || caps.Doorbell.Multiplier != 4 {
 		t.Errorf("ParseCaps() = memory %+v, doorbell %+v", caps.Memory, caps.Doorbell)
 	}
@@ -160,7 +161,7 @@ func TestDeviceConfig(t *testing.T) {
 	})
 	t.Run("extension", func(t *testing.T) {
 		file, err := OpenMemory(t.TempDir()+"/memory", 6<<30)
-		check(t, err)
+		testkit.Check(t, err)
 		t.Cleanup(func() { file.Close() })
 		r := newRig(t, Options{Memory: file})
 		want := hex(t, "76 76 76 66 01 00 01 00 00 00 00 00 00 00 00 00 00 00 00 80 01 00 00 00")
@@ -353,7 +354,7 @@ func TestNack(t *testing.T) {
 	p.expect(nack(vhostuser.SetBackendReqFD)) // after what the driver owed
 
 	pipe := make([]int, 2)
-	check(t, unix.Pipe2(pipe, unix.O_CLOEXEC))
+	testkit.Check(t, unix.Pipe2(pipe, unix.O_CLOEXEC))
 	reader, writer := fd.New(pipe[0], "pipe"), fd.New(pipe[1], "pipe")
 	defer reader.Close()
 	defer writer.Close()
