@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/guestmem"
 )
 
@@ -74,7 +75,7 @@ func TestMillionFiles(t *testing.T) {
 	if os.Getenv("VFIOFS_MOUNT") == "1" {
 		x.dirs, limit, modes = 4000, 300<<10, modes[:1]
 	}
-	if raceEnabled { // slow and large
+	if testkit.Race { // slow and large
 		x.dirs, limit = 100, 4*limit
 	}
 	base := t.TempDir()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/testkit"
 )
 
 // TestStorm lets several threads look up, forget, open, read and release the same few
@@ -190,7 +191,7 @@ func TestNoAllocations(t *testing.T) {
 			if e := f(); e != nil {
 				err = e
 			}
-		}); k != 0 && !raceEnabled {
+		}); k != 0 && !testkit.Race {
 			t.Errorf("%s allocates %v times; want 0", what, k)
 		}
 		if err != nil {

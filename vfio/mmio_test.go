@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/internal/fd"
+	"vfiofs/internal/testkit"
 	"vfiofs/vfio"
 	"vfiofs/vfio/vfiotest"
 )
@@ -260,7 +261,7 @@ func TestFault(t *testing.T) {
 func TestRegistersAllocate(t *testing.T) {
 	for _, mappable := range []bool{true, false} {
 		w, _ := window(t, vfiotest.Region{Size: 64, Mappable: mappable, Write: hook(mappable)}, 0, 64)
-		if n := testing.AllocsPerRun(100, func() { vfio.Fence(); w.Write32(8, 1) }); n != 0 && !raceEnabled {
+		if n := testing.AllocsPerRun(100, func() { vfio.Fence(); w.Write32(8, 1) }); n != 0 && !testkit.Race {
 			t.Errorf("mappable %v: Write32 allocates %v times; want 0", mappable, n)
 		}
 		var wg sync.WaitGroup

@@ -543,7 +543,7 @@ func TestNoAllocations(t *testing.T) {
 		bar.ReadAt(b, 8)
 		bus.Trigger(vfio.MSIX, 0)
 		event.Drain()
-	}); got != 0 && !raceEnabled {
+	}); got != 0 && !testkit.Race {
 		t.Errorf("%v allocations per write, read and interrupt; want 0", got)
 	}
 }

@@ -67,7 +67,7 @@ func TestAllocations(t *testing.T) {
 				}
 			}
 			batch()
-			if n := testing.AllocsPerRun(100, batch); n != 0 && !raceEnabled {
+			if n := testing.AllocsPerRun(100, batch); n != 0 && !testkit.Race {
 				t.Errorf("%s, poll %v: %v allocations for 8 requests", name, poll, n)
 			}
 		}

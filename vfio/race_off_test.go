@@ -1,5 +1,0 @@
-//go:build !race
-
-package vfio_test
-
-const raceEnabled = false

@@ -1,6 +1,0 @@
-//go:build race
-
-package vfiouser
-
-// raceEnabled: buffers of system calls escape under the race detector.
-const raceEnabled = true

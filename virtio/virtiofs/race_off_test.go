@@ -1,5 +1,0 @@
-//go:build !race
-
-package virtiofs_test
-
-const raceEnabled = false
