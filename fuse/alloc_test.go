@@ -6,6 +6,7 @@ import (
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/guestmem"
 )
 
@@ -13,9 +14,7 @@ import (
 func TestNoAllocations(t *testing.T) {
 	for _, test := range hotRequests(t) {
 		t.Run(test.name, func(t *testing.T) {
-			if n := testing.AllocsPerRun(100, test.run); n != 0 {
-				t.Errorf("allocations per request = %v; want 0", n)
-			}
+			testkit.NoAllocs(t, 100, "a request", test.run)
 		})
 	}
 }

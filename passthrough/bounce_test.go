@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
+	"vfiofs/internal/testkit"
 	"vfiofs/virtio/guestmem"
 )
 
@@ -65,11 +66,11 @@ func TestBounce(t *testing.T) {
 		want(t, "unaligned Read", err, unix.EINVAL)
 	}
 	v := whole(got)
-	same(t, "allocations per Read", testing.AllocsPerRun(10, func() {
+	testkit.NoAllocs(t, 10, "Read", func() {
 		if _, err := g.fs.Read(g.c, n, h, v, 0); err != nil {
 			t.Fatal(err)
 		}
-	}), 0)
+	})
 }
 
 // TestBounceAppends: appending stays appending.

@@ -85,8 +85,9 @@ type failing struct {
 	failed bool
 }
 
-func (f *failing) Helper()      {}
-func (f *failing) Fatal(...any) { f.failed = true }
+func (f *failing) Helper()               {}
+func (f *failing) Fatal(...any)          { f.failed = true }
+func (f *failing) Errorf(string, ...any) { f.failed = true }
 
 func TestCheck(t *testing.T) {
 	f := &failing{TB: t}
@@ -96,6 +97,40 @@ func TestCheck(t *testing.T) {
 	if Check(f, errors.New("an error")); !f.failed {
 		t.Error("Check of an error does not fail")
 	}
+}
+
+func TestNoAllocs(t *testing.T) {
+	const runs = 100       // more than what others may allocate meanwhile
+	const count = 1 + runs // calls of f for one count
+	var kept []byte
+	for _, tt := range []struct {
+		name  string
+		until int // the last call that allocates
+		calls int
+		fails bool
+	}{
+		{"never", 0, count, false},
+		{"to warm up", 1, count, false},
+		{"the first time", count, 2 * count, false},
+		{"twice", 2 * count, 3 * count, false},
+		{"always", 3 * count, 3 * count, true},
+	} {
+		if Race { // nothing is counted
+			tt.calls, tt.fails = count, false
+		}
+		calls := 0
+		f := &failing{TB: t}
+		NoAllocs(f, runs, "f", func() {
+			if calls++; calls <= tt.until {
+				kept = make([]byte, 100+calls)
+			}
+		})
+		if calls != tt.calls || f.failed != tt.fails {
+			t.Errorf("allocates %s: %d calls, failed = %v; want %d, %v",
+				tt.name, calls, f.failed, tt.calls, tt.fails)
+		}
+	}
+	runtime.KeepAlive(kept)
 }
 
 func TestReceive(t *testing.T) {

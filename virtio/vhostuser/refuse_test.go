@@ -351,7 +351,5 @@ func TestBellRace(t *testing.T) {
 	testkit.Check(t, b.set(nil))
 	close(stop)
 	ringing.Wait()
-	if n := testing.AllocsPerRun(100, func() { b.Notify() }); n != 0 {
-		t.Errorf("Notify allocates %v times; want 0", n)
-	}
+	testkit.NoAllocs(t, 100, "Notify", func() { b.Notify() })
 }

@@ -63,13 +63,11 @@ func TestAllocations(t *testing.T) {
 				c.add(8)
 				c.submit()
 				for c.r.Outstanding() > 0 {
-					c.wait() // AllocsPerRun leaves one P, which polling would keep
+					c.wait() // NoAllocs leaves one P, which polling would keep
 				}
 			}
 			batch()
-			if n := testing.AllocsPerRun(100, batch); n != 0 && !testkit.Race {
-				t.Errorf("%s, poll %v: %v allocations for 8 requests", name, poll, n)
-			}
+			testkit.NoAllocs(t, 100, fmt.Sprintf("%s, poll %v: a batch of 8", name, poll), batch)
 		}
 	}
 }

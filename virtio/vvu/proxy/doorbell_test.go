@@ -164,11 +164,7 @@ func TestKickAllocates(t *testing.T) {
 	s.vring(p, vhostuser.SetVringCall, 0, call)
 	s.w32(2, notificationOff, 0xffff<<16)
 	serial := s.dev.peer.vrings[0].serial
-	if n := testing.AllocsPerRun(100, func() { s.dev.kicked(0, serial) }); n != 0 {
-		t.Errorf("a kick allocates %v times; want 0", n)
-	}
+	testkit.NoAllocs(t, 100, "a kick", func() { s.dev.kicked(0, serial) })
 	one := []byte{1, 0}
-	if n := testing.AllocsPerRun(100, func() { s.dev.Write(2, one, 0) }); n != 0 {
-		t.Errorf("a doorbell allocates %v times; want 0", n)
-	}
+	testkit.NoAllocs(t, 100, "a doorbell", func() { s.dev.Write(2, one, 0) })
 }
