@@ -32,8 +32,11 @@ func Errno(err error) syscall.Errno {
 
 // errnoOf is Errno; known is false when err should not have come.
 func errnoOf(err error) (e syscall.Errno, known bool) {
-	if err == nil {
+	switch err {
+	case nil:
 		return 0, true
+	case ErrNotImplemented:
+		return syscall.ENOSYS, true
 	}
 	e, ok := err.(syscall.Errno)
 	if !ok {

@@ -16,6 +16,9 @@ const (
 	// maxRequest bounds InHeader.Len (fs-device.md C.3.4).
 	maxRequest = inHeaderSize + writeSize + maxWrite + 4096
 
+	// headCopy is what is copied at first: the header and most operations' arguments.
+	headCopy = inHeaderSize + writeSize
+
 	// A request's private copy starts with smallCopy bytes of room, and one that grew
 	// beyond keepCopy is given up after the request.
 	smallCopy = 512
@@ -76,8 +79,8 @@ func (r *Request) check() syscall.Errno {
 	if r.In.Len() < inHeaderSize {
 		return syscall.EIO
 	}
-	r.copy = r.room(inHeaderSize)
-	r.In.CopyOut(r.copy, 0)
+	r.copy = r.room(headCopy)
+	copied := r.In.CopyOut(r.copy[:min(headCopy, r.In.Len())], 0)
 	r.head, _, _ = take[InHeader](r.copy)
 	r.op = lookUp(r.head.Opcode)
 
@@ -102,7 +105,9 @@ func (r *Request) check() syscall.Errno {
 	}
 	r.copy = r.room(size)
 	r.args = r.copy[inHeaderSize:]
-	r.In.CopyOut(r.args, inHeaderSize)
+	if size > copied {
+		r.In.CopyOut(r.copy[copied:], copied)
+	}
 	r.rest = r.args[r.op.body:]
 	for i := range r.op.names {
 		var ok bool
@@ -113,7 +118,7 @@ func (r *Request) check() syscall.Errno {
 	return 0
 }
 
-// room returns the private copy with a length of n bytes; the header in it is kept.
+// room returns the private copy with a length of n bytes; what it had is kept.
 func (r *Request) room(n int) []byte {
 	if cap(r.copy) >= n {
 		return r.copy[:n]

@@ -22,7 +22,7 @@
 // lent in a call (names, vectors, results to fill) is valid during the call only.
 // After warm-up no request allocates, unless its arguments are longer than 64 KiB.
 //
-// Locks: a Thread holds its mutex while an operation runs. INIT, DESTROY and Reset,
+// Locks: a Thread holds its mutex while operations run. INIT, DESTROY and Reset,
 // which must run alone, hold Server.mu and then the mutex of every thread, in the
 // order in which the threads were made. parking.mu is innermost and held for a few
 // instructions. A request that takes long makes those three wait.
@@ -32,7 +32,6 @@ package fuse
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -53,8 +52,9 @@ type Options struct {
 // A Server serves one FileSystem to one guest. Its methods may be called from any
 // goroutine.
 type Server struct {
-	fs  FileSystem
-	log *slog.Logger
+	fs     FileSystem
+	log    *slog.Logger
+	traces bool // log wants one line per request
 
 	mu      sync.Mutex
 	threads []*Thread
@@ -75,7 +75,7 @@ func NewServer(fs FileSystem, opt Options) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{fs: fs, log: log}
+	return &Server{fs: fs, log: log, traces: log.Enabled(context.Background(), LevelTrace)}
 }
 
 // Panics returns the number of panics that requests caused since the start. Each of
@@ -115,8 +115,9 @@ func (s *Server) resumeAll() {
 
 // A Thread serves requests one after the other, on one OS thread.
 type Thread struct {
-	s  *Server
-	mu sync.Mutex // held while an operation runs
+	s    *Server
+	mu   sync.Mutex // held while an operation runs, and from Begin to End
+	busy bool       // between the two
 
 	// Working memory of the operation that runs, kept to allocate nothing.
 	ctx    Context
@@ -180,6 +181,20 @@ func (t *Thread) Close() {
 	}
 }
 
+// Begin says that several requests follow, and End that they are served: what would have
+// to be done for each is done once. In between INIT, DESTROY and Reset of others wait.
+// Without them Serve does all by itself. Both are for the goroutine that made t.
+func (t *Thread) Begin() {
+	t.mu.Lock()
+	t.busy = true
+}
+
+// End ends what Begin began.
+func (t *Thread) End() {
+	t.busy = false
+	t.mu.Unlock()
+}
+
 // An Outcome says where a request is after Thread.Serve.
 type Outcome int
 
@@ -217,7 +232,7 @@ func (t *Thread) Serve(r *Request, mayBlock bool) (used int, out Outcome) {
 		if n, err = t.run(r, mayBlock); err == nil {
 			break
 		}
-		if !mayBlock && errors.Is(err, ErrWouldBlock) {
+		if !mayBlock && err == ErrWouldBlock {
 			return 0, Blocks
 		}
 		if err != ErrParked {
@@ -233,7 +248,7 @@ func (t *Thread) Serve(r *Request, mayBlock bool) (used int, out Outcome) {
 		t.s.complain(&t.s.initLog, "big-endian guest not supported")
 	}
 	used = t.reply(r, n, errno)
-	if t.s.log.Enabled(context.Background(), LevelTrace) {
+	if t.s.traces {
 		t.trace(r, used, errno)
 	}
 	r.Reset()
@@ -246,10 +261,15 @@ func (t *Thread) run(r *Request, mayBlock bool) (n int, err error) {
 	if r.op.is(slow) && !mayBlock {
 		return 0, ErrWouldBlock
 	}
-	if r.op.is(alone) {
+	switch {
+	case r.op.is(alone):
+		if t.busy {
+			t.mu.Unlock()
+			defer t.mu.Lock()
+		}
 		s.stopAll()
 		defer s.resumeAll()
-	} else {
+	case !t.busy:
 		t.mu.Lock()
 		defer t.mu.Unlock()
 	}

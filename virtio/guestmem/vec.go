@@ -69,8 +69,28 @@ func (v Vec) Slice(off, n int) Vec {
 	return Vec{segs: segs[:i:i], skip: skip, n: left, room: piece}
 }
 
+// first returns the n bytes at offset off if the first segment holds them all, which is
+// how most headers and arguments lie; otherwise nil.
+func (v *Vec) first(off, n int) []byte {
+	if len(v.segs) == 0 || off < 0 || uint64(off)+uint64(n) > v.n {
+		return nil
+	}
+	seg := segment(&v.segs[0])
+	if from := v.skip + uint64(off); from+uint64(n) <= uint64(len(seg)) {
+		return seg[from : from+uint64(n)]
+	}
+	return nil
+}
+
 // CopyOut copies from offset off of v into p and returns the number of bytes.
-func (v Vec) CopyOut(p []byte, off int) int {
+func (v *Vec) CopyOut(p []byte, off int) int {
+	if b := v.first(off, len(p)); b != nil {
+		return copy(p, b)
+	}
+	return v.copyOut(p, off)
+}
+
+func (v Vec) copyOut(p []byte, off int) int {
 	v = v.Slice(off, len(p))
 	p = p[:v.n]
 	done, skip := 0, v.skip
@@ -82,7 +102,14 @@ func (v Vec) CopyOut(p []byte, off int) int {
 }
 
 // CopyIn copies p to offset off of v and returns the number of bytes.
-func (v Vec) CopyIn(p []byte, off int) int {
+func (v *Vec) CopyIn(p []byte, off int) int {
+	if b := v.first(off, len(p)); b != nil {
+		return copy(b, p)
+	}
+	return v.copyIn(p, off)
+}
+
+func (v Vec) copyIn(p []byte, off int) int {
 	v = v.Slice(off, len(p))
 	p = p[:v.n]
 	done, skip := 0, v.skip

@@ -41,7 +41,7 @@ type loop struct {
 	quit   bool
 	thread *fuse.Thread
 	rings  []*ring // hiprio first
-	spare  *request
+	batch  [batch]*request
 	free   []*request
 	taken  []*request // storage that is swapped with finished
 	away   int        // requests of all rings that are with workers
@@ -52,7 +52,10 @@ type loop struct {
 }
 
 func newLoop(index int, server *fuse.Server, pool *pool, poll time.Duration, log *slog.Logger) (*loop, error) {
-	l := &loop{index: index, server: server, pool: pool, log: log, spare: new(request), poll: newPoller(poll), made: time.Now()}
+	l := &loop{index: index, server: server, pool: pool, log: log, poll: newPoller(poll), made: time.Now()}
+	for i := range l.batch {
+		l.batch[i] = new(request)
+	}
 	var err error
 	if l.wake, err = fd.NewEvent("loop wake-up"); err != nil {
 		return nil, err

@@ -4,8 +4,8 @@ package virtiofs
 //
 //	1. run       the loop's thread wakes up because a kick, a command or a finished
 //	             request waits for it
-//	2. drain     takes one chain after the other off a ring (virtq.Next: descriptors
-//	             are copied and checked there)
+//	2. take      takes a few chains off a ring (virtq.Next: descriptors are copied and
+//	             checked there)
 //	3. serve     fuse.Thread.Serve copies the header and arguments, runs the operation
 //	             with payload going straight between page cache and guest memory, and
 //	             writes the reply
@@ -14,7 +14,7 @@ package virtiofs
 //	   park      an operation that waits for a lock stays with the loop (park.go) until
 //	             the file system leaves it in loop.finished; then it is served again
 //	5. complete  virtq.Done publishes the used element at once
-//	6. signal    the driver is called once per batch, if it wants to be
+//	6. signal    the driver is called if it wants to be, see signalAfter
 //
 // Invariant: every chain taken by Next is given to Done exactly once, unless its
 // ring broke.
@@ -24,18 +24,20 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"time"
 
 	"vfiofs/fuse"
 	"vfiofs/virtio"
+	"vfiofs/virtio/guestmem"
 	"vfiofs/virtio/virtq"
 )
 
 const (
-	// signalAfter and signalWithin bound how long a completion may wait for others to
-	// share its call with (performance: one call per 8 to 16 completions or 20 µs).
-	signalAfter  = 8
-	signalWithin = 20 * time.Microsecond
+	// signalAfter is how many completions share a call, as long as so many requests wait
+	// that the driver has to wait anyway. The completion of one of the last requests is
+	// told at once: a driver that sleeps meanwhile could have given us the next.
+	signalAfter = 8
+	// batch is how many requests are taken off a ring at once.
+	batch = 8
 	// turn is how many requests one ring gets before the loop looks elsewhere.
 	turn = 64
 	// maxHandedOver bounds the requests of one loop that are with workers; the ring
@@ -48,6 +50,7 @@ type request struct {
 	fuse.Request
 	chain virtq.Chain
 	ring  *ring
+	place int // where in the batch it was taken with
 	used  int // bytes of the reply
 
 	wake   func() // see park.go
@@ -65,7 +68,6 @@ type ring struct {
 	away        int           // requests that are with workers or parked
 	parked      int           // of them, those that wait for a lock
 	unsignalled int           // completions since the driver was last asked whether it wants a call
-	since       time.Duration // when the first of them was seen to wait for others
 	stopped     chan struct{} // not nil: being stopped; closed once nothing is left
 	broken      bool          // not to be touched any more
 }
@@ -74,59 +76,64 @@ type ring struct {
 func (l *loop) drain(r *ring) (busy bool) {
 	defer l.contain(r)
 	r.Queue.Disarm()
-	for range turn {
-		if l.away >= maxHandedOver {
-			break
-		}
-		req := l.spare
-		ok, err := r.Queue.Next(&req.chain)
+	for left := turn; left > 0 && l.away < maxHandedOver; {
+		n, err := l.take(r)
+		l.serveBatch(r, n)
 		if err != nil {
 			l.fail(r, err)
-			return true
 		}
-		if !ok {
-			break
+		if n == 0 || err != nil {
+			return busy || err != nil
 		}
 		busy = true
-		r.served++
-		req.ring = r
-		req.In, req.Out, req.Bad = req.chain.Read, req.chain.Write, req.chain.Err
-		req.Wake = l.wakeFor(req)
-		used, out := l.thread.Serve(&req.Request, false)
-		switch out {
-		case fuse.Blocks:
-			l.signal(r)
-			l.handOver(req)
-			continue
-		case fuse.Parked:
-			l.park(req)
-			continue
-		}
-		req.used = used
-		l.complete(req)
-		if l.due(r) {
-			l.signal(r)
-		}
+		left -= n
 	}
-	l.signal(r)
 	return busy
 }
 
-// due reports whether the completions of r have waited long enough for others to share
-// their call. If no request is left they don't wait, and drain is about to signal: then
-// the clock, which costs more than all else here, isn't looked at.
-func (l *loop) due(r *ring) bool {
-	switch {
-	case r.unsignalled >= signalAfter:
-		return true
-	case !r.Queue.Pending():
-		return false
+// take fills batch with the next n requests of r. What the driver has written is still
+// with its processor; to take several requests at once has the waiting for it overlap.
+func (l *loop) take(r *ring) (n int, err error) {
+	for ; n < len(l.batch); n++ {
+		req := l.batch[n]
+		ok, err := r.Queue.Next(&req.chain)
+		if !ok {
+			return n, err
+		}
+		guestmem.Prefetch(&req.chain.Read, &req.chain.Write)
+		req.ring, req.place = r, n
+		req.In, req.Out, req.Bad = req.chain.Read, req.chain.Write, req.chain.Err
+		r.served++
 	}
-	now := l.now()
-	if r.unsignalled == 1 {
-		r.since = now
+	return n, nil
+}
+
+// serveBatch serves the n requests of r that take took.
+func (l *loop) serveBatch(r *ring, n int) {
+	l.thread.Begin()
+	defer l.thread.End()
+	rest := n + r.Queue.Waiting()
+	for _, req := range l.batch[:n] {
+		l.serve(req)
+		if rest--; rest < signalAfter || r.unsignalled >= signalAfter {
+			l.signal(r)
+		}
 	}
-	return now-r.since > signalWithin
+}
+
+// serve carries req out, or sees to it that somebody does.
+func (l *loop) serve(req *request) {
+	req.Wake = l.wakeFor(req)
+	used, out := l.thread.Serve(&req.Request, false)
+	switch out {
+	case fuse.Done:
+		req.used = used
+		l.complete(req)
+	case fuse.Blocks:
+		l.handOver(req)
+	case fuse.Parked:
+		l.park(req)
+	}
 }
 
 // handOver gives req to the workers.
@@ -141,9 +148,9 @@ func (l *loop) handOver(req *request) {
 func (l *loop) part(req *request) {
 	req.ring.away++
 	if n := len(l.free); n > 0 {
-		l.spare, l.free = l.free[n-1], l.free[:n-1]
+		l.batch[req.place], l.free = l.free[n-1], l.free[:n-1]
 	} else {
-		l.spare = new(request)
+		l.batch[req.place] = new(request)
 	}
 }
 

@@ -8,6 +8,13 @@ package virtq
 //go:noescape
 func fence()
 
+// storeRelease stores v so that whoever sees it sees everything that was stored before.
+// An atomic store of Go's also waits until all of that has left the processor, which takes
+// as long as a request: the lines belong to the other side's processor at that moment.
+//
+//go:noescape
+func storeRelease(p *uint32, v uint32)
+
 // load16 reads a field that the other side may be writing. The Go memory model
 // rules out torn reads of a machine word or less; order comes from fence. The race
 // detector knows neither 16-bit atomics nor fence.

@@ -24,7 +24,7 @@
 //  6. Next takes a head and copies each descriptor of its chain once into a Chain.
 //  7. The device serves the Chain; chains may be finished in any order.
 //  8. Done writes {head, bytes} into the used ring and publishes the used idx.
-//  9. NeedCall, once per batch, says whether flags or used_event ask for a call.
+//  9. NeedCall, once or for several together, says whether flags or used_event ask for a call.
 //  10. Arm, before sleeping, asks for kicks and looks once more for new entries.
 //
 // Flags and idx are one 32-bit word that one side owns, so it is loaded and stored as
@@ -240,7 +240,7 @@ func (q *Queue) Done(c *Chain, n int) {
 // is visible to a driver that sees them. The two themselves are logged after the
 // store: a bit that is fetched before it would be lost with the store.
 func (q *Queue) publish() {
-	atomic.StoreUint32(q.usedIdx, uint32(q.flags)|uint32(q.done)<<16)
+	storeRelease(q.usedIdx, uint32(q.flags)|uint32(q.done)<<16)
 	if l := q.log.Load(); l != nil {
 		l.mark(0, ringHeader)
 	}
@@ -313,6 +313,9 @@ func (q *Queue) setFlags(flags uint16) {
 // Pending reports whether Next has something to take or to complain about. It is one
 // load, cheap enough to poll with.
 func (q *Queue) Pending() bool { return q.err == nil && q.load() != q.next }
+
+// Waiting returns the number of entries that Next has to take. A driver may lie about it.
+func (q *Queue) Waiting() int { return int(q.load() - q.next) }
 
 // NextAvail returns the number of the first available entry that wasn't taken.
 func (q *Queue) NextAvail() uint16 { return q.next }
