@@ -84,6 +84,7 @@ const (
 	early             // is served before INIT too
 	alone             // runs while no other request does
 	slow              // runs only where it may block
+	quick             // never waits, or finds out by itself whether it would
 	tail              // has more after the body and names, which is copied
 	cred              // makes something for the caller: needs its uid and gid
 )
@@ -105,9 +106,9 @@ const opUnknown Opcode = 0
 // operations is the table of all opcodes (fs-device.md D.4). Those without a handler
 // are answered ENOSYS.
 var operations = [...]operation{
-	opUnknown:         {"UNKNOWN", 0, 0, 0, 0},
+	opUnknown:         {"UNKNOWN", 0, 0, 0, quick},
 	OpLookup:          {"LOOKUP", 0, 1, entrySize, 0},
-	OpForget:          {"FORGET", 8, 0, 0, quiet},
+	OpForget:          {"FORGET", 8, 0, 0, quiet | quick},
 	OpGetAttr:         {"GETATTR", 16, 0, attrSize, 0},
 	OpSetAttr:         {"SETATTR", 88, 0, attrSize, 0},
 	OpReadLink:        {"READLINK", 0, 0, 0, 0},
@@ -134,18 +135,18 @@ var operations = [...]operation{
 	OpReadDir:         {"READDIR", 40, 0, 0, 0},
 	OpReleaseDir:      {"RELEASEDIR", 24, 0, 0, 0},
 	OpFsyncDir:        {"FSYNCDIR", 16, 0, 0, slow},
-	OpGetLk:           {"GETLK", lkSize, 0, lkOutSize, 0},
-	OpSetLk:           {"SETLK", lkSize, 0, 0, 0},
-	OpSetLkW:          {"SETLKW", lkSize, 0, 0, 0},
+	OpGetLk:           {"GETLK", lkSize, 0, lkOutSize, quick},
+	OpSetLk:           {"SETLK", lkSize, 0, 0, quick},
+	OpSetLkW:          {"SETLKW", lkSize, 0, 0, quick},
 	OpAccess:          {"ACCESS", 8, 0, 0, 0},
 	OpCreate:          {"CREATE", 16, 1, createSize, tail | cred},
-	OpInterrupt:       {"INTERRUPT", 8, 0, 0, quiet},
+	OpInterrupt:       {"INTERRUPT", 8, 0, 0, quiet | quick},
 	OpBmap:            {"BMAP", 0, 0, 0, 0},
 	OpDestroy:         {"DESTROY", 0, 0, 0, early | alone | slow},
 	OpIoctl:           {"IOCTL", 32, 0, ioctlSize, tail},
 	OpPoll:            {"POLL", 0, 0, 0, 0},
 	OpNotifyReply:     {"NOTIFY_REPLY", 0, 0, 0, 0},
-	OpBatchForget:     {"BATCH_FORGET", 8, 0, 0, quiet | tail},
+	OpBatchForget:     {"BATCH_FORGET", 8, 0, 0, quiet | quick | tail},
 	OpFallocate:       {"FALLOCATE", 32, 0, 0, slow},
 	OpReadDirPlus:     {"READDIRPLUS", 40, 0, 0, 0},
 	OpRename2:         {"RENAME2", 16, 2, 0, 0},

@@ -47,6 +47,10 @@ type Options struct {
 	// Log gets what is worth knowing, and at LevelTrace one line per request; nil means
 	// nobody wants it.
 	Log *slog.Logger
+	// Slow says that all that touches the file system may take long, because it is on
+	// another machine or in another process: then only what touches none of it is served
+	// where it may not block.
+	Slow bool
 }
 
 // A Server serves one FileSystem to one guest. Its methods may be called from any
@@ -55,6 +59,7 @@ type Server struct {
 	fs     FileSystem
 	log    *slog.Logger
 	traces bool // log wants one line per request
+	slow   bool // see Options
 
 	mu      sync.Mutex
 	threads []*Thread
@@ -75,7 +80,7 @@ func NewServer(fs FileSystem, opt Options) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{fs: fs, log: log, traces: log.Enabled(context.Background(), LevelTrace)}
+	return &Server{fs: fs, log: log, traces: log.Enabled(context.Background(), LevelTrace), slow: opt.Slow}
 }
 
 // Panics returns the number of panics that requests caused since the start. Each of
@@ -258,7 +263,7 @@ func (t *Thread) Serve(r *Request, mayBlock bool) (used int, out Outcome) {
 // run carries r out and stores the payload of its reply, n bytes.
 func (t *Thread) run(r *Request, mayBlock bool) (n int, err error) {
 	s := t.s
-	if r.op.is(slow) && !mayBlock {
+	if !mayBlock && (r.op.is(slow) || s.slow && !r.op.is(quick)) {
 		return 0, ErrWouldBlock
 	}
 	switch {

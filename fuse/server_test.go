@@ -302,6 +302,33 @@ func TestWouldBlock(t *testing.T) {
 	}
 }
 
+// On a slow file system only what touches none of it is served where it may not block.
+func TestSlow(t *testing.T) {
+	fs := &stub{lookup: func(*fuse.Context, fuse.NodeID, []byte, *fuse.Entry) error { return nil }}
+	_, th := thread(t, fs, fuse.Options{Slow: true})
+	c := fusetest.NewClient(nil)
+	for _, test := range []struct {
+		in   []byte
+		want fuse.Outcome
+	}{
+		{c.Message(fuse.OpLookup, 1, "name"), fuse.Blocks},
+		{c.Message(fuse.OpGetAttr, 1, fuse.GetAttrIn{}), fuse.Blocks},
+		{c.Message(fuse.OpForget, 1, fuse.ForgetIn{}), fuse.Done},
+		{c.Message(fuse.OpInterrupt, 0, fuse.InterruptIn{}), fuse.Done},
+		{c.Message(fuse.Opcode(4000), 1), fuse.Done},
+	} {
+		r, _ := request(test.in, 256)
+		if _, how := th.Serve(r, false); how != test.want {
+			t.Errorf("Serve(opcode %d) = %v; want %v", test.in[4], how, test.want)
+		}
+		if test.want == fuse.Blocks {
+			if _, how := th.Serve(r, true); how != fuse.Done {
+				t.Errorf("Serve(opcode %d, mayBlock) = %v; want done", test.in[4], how)
+			}
+		}
+	}
+}
+
 func TestPanicIsContained(t *testing.T) {
 	var text bytes.Buffer
 	fs := &stub{

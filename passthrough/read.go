@@ -53,6 +53,10 @@ func (fs *FS) Read(c *fuse.Context, node fuse.NodeID, h fuse.Handle, dst guestme
 	return done, nil
 }
 
+// Remote reports whether the shared directory is on a file system whose operations may
+// wait for another machine or another process.
+func (fs *FS) Remote() bool { return fs.host.inline == inlineNever }
+
 // noNowait remembers that the handle's file system does not know RWF_NOWAIT: reads
 // from memory never wait, others may.
 func (h *handle) noNowait(st *unix.Statfs_t) inline {

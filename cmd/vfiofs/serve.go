@@ -94,7 +94,7 @@ func (s *Serve) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := s.closeJail(plan, cell, stdout, log); err != nil {
 		return errors.Join(err, from.Close(), fs.Close())
 	}
-	device, err := virtiofs.New(fuse.NewServer(fs.View(), fuse.Options{Log: log}), virtiofs.Options{
+	device, err := virtiofs.New(fuse.NewServer(fs.View(), fuse.Options{Log: log, Slow: fs.Remote()}), virtiofs.Options{
 		Tag:           s.tag(),
 		RequestQueues: s.NumRequestQueues,
 		Workers:       max(1, s.ThreadPoolSize),
