@@ -19,41 +19,57 @@ type job struct {
 	loop *loop
 }
 
-// A pool is the threads on which operations may block, shared by all loops.
+// A pool is the threads on which operations may block, shared by all loops. The first
+// starts at once, to show that it can; the others when they are needed.
 //
 // Jobs wait in a queue with a lock and not in a channel: between threads that are locked
 // to their goroutines, a channel goes through Go's scheduler twice, and takes several
 // times as long as to wake a thread. The eventfd is a semaphore; it counts the workers
 // that are to wake up.
 type pool struct {
-	log  *slog.Logger
-	wake *fd.FD
-	wg   sync.WaitGroup
+	server *fuse.Server
+	log    *slog.Logger
+	wake   *fd.FD
+	wg     sync.WaitGroup
 
 	mu     sync.Mutex
+	left   int   // workers that may still be started
 	jobs   []job // those from first on wait
 	first  int
 	asleep int // workers that wait for wake, or will in a moment, and were not woken yet
 	ended  bool
 }
 
-// newPool starts n workers.
+// newPool makes a pool of up to n workers.
 func newPool(server *fuse.Server, n int, log *slog.Logger) (*pool, error) {
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_SEMAPHORE)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd of the workers: %w", err)
 	}
-	p := &pool{log: log, wake: fd.New(event, "workers' wake-up")}
-	for range n {
-		ready := make(chan error)
-		p.wg.Add(1)
-		go p.work(server, ready)
-		if err := <-ready; err != nil {
-			p.close()
-			return nil, fmt.Errorf("start a worker thread: %w", err)
-		}
+	p := &pool{server: server, log: log, wake: fd.New(event, "workers' wake-up"), left: n - 1}
+	if err := p.start(); err != nil {
+		p.close()
+		return nil, fmt.Errorf("start a worker thread: %w", err)
 	}
 	return p, nil
+}
+
+// start starts a worker, and waits until it works.
+func (p *pool) start() error {
+	ready := make(chan error)
+	p.wg.Go(func() { p.work(ready) })
+	return <-ready
+}
+
+// startMore starts a worker because all others are busy.
+func (p *pool) startMore() {
+	ready := make(chan error, 1)
+	p.wg.Go(func() {
+		p.work(ready)
+		if err := <-ready; err != nil {
+			p.log.Error("cannot start a worker thread; the others go on", "err", err)
+		}
+	})
 }
 
 // submit queues j. It does not block; loops bound what they have handed over.
@@ -63,13 +79,20 @@ func (p *pool) submit(j job) {
 		p.jobs, p.first = p.jobs[:copy(p.jobs, p.jobs[p.first:])], 0
 	}
 	p.jobs = append(p.jobs, j)
-	wake := p.asleep > 0
-	if wake {
+	wake, more := p.asleep > 0, false
+	switch {
+	case wake:
 		p.asleep--
+	case p.left > 0:
+		p.left--
+		more = true
 	}
 	p.mu.Unlock()
-	if wake {
+	switch {
+	case wake:
 		p.wake.Signal()
+	case more:
+		p.startMore()
 	}
 }
 
@@ -114,11 +137,10 @@ func (p *pool) close() {
 }
 
 // work is one worker: a locked thread, because requests may change its credentials.
-func (p *pool) work(server *fuse.Server, ready chan<- error) {
-	defer p.wg.Done()
+func (p *pool) work(ready chan<- error) {
 	runtime.LockOSThread()
 	debug.SetPanicOnFault(true)
-	thread, err := server.NewThread()
+	thread, err := p.server.NewThread()
 	ready <- err
 	if err != nil {
 		return
