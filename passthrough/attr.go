@@ -95,6 +95,9 @@ func (fs *FS) SetAttr(c *fuse.Context, node fuse.NodeID, in *fuse.SetAttr, out *
 		return 0, fs.errno(e)
 	}
 	defer fs.done(x)
+	if in.Valid&(fuse.SetAttrMode|fuse.SetAttrUID|fuse.SetAttrGID|fuse.SetAttrSize) != 0 {
+		defer fs.spares.drop(uint32(node)) // the host may let fewer open it now
+	}
 	if in.Valid&fuse.SetAttrMode != 0 {
 		if e = fs.chmod(t, x, in.Mode&0o7777); e != 0 {
 			return 0, fs.errno(e)

@@ -228,7 +228,7 @@ func mayReuse(a *fuse.Attr, c *fuse.Caller, flags int) syscall.Errno {
 // opened answers CREATE and TMPFILE: the handle of a regular file whose entry has been
 // counted already. It owns fd from here on.
 func (fs *FS) opened(t *thread, entry *fuse.Entry, fd, flags int, out *fuse.Opened) syscall.Errno {
-	h, e := fs.addHandle(t, entry.Node, fd, flags, false, fs.host.inline)
+	h, e := fs.addHandle(t, entry.Node, descriptor{fd: fd, flags: flags, read: fs.host.inline})
 	if e != 0 {
 		fs.nodes.forget(entry.Node, 1)
 		return e

@@ -97,12 +97,15 @@ func (fs *FS) room(t *thread) syscall.Errno {
 	return fs.reserve(t)
 }
 
-// reserve takes one descriptor from the budget, and evicts nodes if there is none. What
-// the host has removed is the last to go: a guest that still uses it is told ESTALE,
-// but no guest is told ENFILE because it knows it. All nodes may be in use by other
-// threads, but hardly several times in a row.
+// reserve takes one descriptor from the budget. If there is none, a spare is closed, or a
+// node evicted. What the host has removed is the last to go: a guest that still uses it is
+// told ESTALE, but no guest is told ENFILE because it knows it. All nodes may be in use by
+// other threads, but hardly several times in a row.
 func (fs *FS) reserve(t *thread) syscall.Errno {
 	for failed := 0; !fs.budget.take(); {
+		if fs.spares.shed() {
+			continue
+		}
 		steps := int(fs.nodes.clock.open.Load())
 		if !fs.evict(t, steps, needHard) && !fs.evict(t, steps, needAll) {
 			if failed++; failed == 8 {
@@ -157,6 +160,7 @@ func (fs *FS) shut(e *slot[node]) bool {
 	s.mu.Unlock()
 	unix.Close(fd)
 	fs.budget.give()
+	fs.spares.drop(e.n)
 	return true
 }
 

@@ -24,7 +24,8 @@
 // its slot without a map, and is never used twice. Each slot counts the requests
 // that use it now. FORGET and RELEASE only mark a slot; its descriptor is closed,
 // and the slot reused, when the last user leaves. So a descriptor number never
-// changes its meaning under a running request.
+// changes its meaning under a running request. That of a file which was only read is kept
+// for a moment, because the next OPEN may want it (spare.go).
 //
 // Every thread that serves requests belongs to its goroutine and has, from
 // AttachThread on, credentials, a umask and a current directory of its own. The
@@ -98,7 +99,8 @@ type Options struct {
 
 	// MaxFDs limits the descriptors that a guest may keep open; 0 derives it from
 	// RLIMIT_NOFILE. Inodes use three quarters of them at most, and no more than 3072;
-	// those used least recently do without.
+	// those used least recently do without. Files that were just closed use a sixteenth,
+	// and no more than 256.
 	MaxFDs int
 	// FileHandles says how inodes without a descriptor are found again.
 	FileHandles FileHandles
@@ -141,6 +143,7 @@ type FS struct {
 	nodes   nodes
 	hints   hints
 	handles handles
+	spares  spares
 	locks   locks
 	// appends serialises appending writes by node, for hosts without RWF_APPEND.
 	appends  [16]sync.Mutex
@@ -194,6 +197,7 @@ func New(opt Options) (*FS, error) {
 	fs.rootKey = keyOf(&st)
 	fs.initNodes(n, fs.rootKey)
 	fs.initHandles()
+	fs.spares.init(&fs.budget, limit)
 	if err := fs.probeHandles(); err != nil {
 		return nil, fmt.Errorf("shared directory %q: %w", opt.SharedDir, err)
 	}
@@ -221,6 +225,7 @@ func remedy(err error) string {
 // Close drops everything and closes the shared directory. No request may be running.
 func (fs *FS) Close() error {
 	fs.Destroy()
+	fs.spares.close()
 	fs.nodes.mounts.close()
 	err := fs.root.Close()
 	if err2 := fs.proc.Close(); err == nil {

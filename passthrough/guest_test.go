@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,7 @@ func newGuest(t testing.TB, edit ...func(*Options) fuse.InitFlags) *guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { fs.Close() })
+	fs.spares.period = time.Hour // spares go when the test says so
 	fs.Init(flags)
 	g := &guest{TB: t, fs: fs, dir: opt.SharedDir}
 	return g.thread(t)

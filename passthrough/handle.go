@@ -20,10 +20,19 @@ type handle struct {
 
 	bounced  atomic.Bool // transfers go through the thread's bounce buffer
 	unlocked atomic.Bool // its locks were dropped for good, because it is being released
+	plain    atomic.Bool // of its descriptor
 
 	mu   sync.Mutex // guards the position of a directory's descriptor, and what follows
 	pos  int64      // cookie at the position, any 64 bits
 	lost bool       // pos is not known
+}
+
+// A descriptor is what a handle is made of.
+type descriptor struct {
+	fd, flags int // O_* of fd
+	dir       bool
+	read      inline
+	plain     bool // there is nothing to it but that it reads a file: see spare.go
 }
 
 // An inline says how a file's data may be read on a thread that must not block.
@@ -42,40 +51,45 @@ type handles struct {
 
 func (fs *FS) initHandles() {
 	fs.handles.slab.end = func(h *handle) {
-		unix.Close(h.fd)
-		fs.budget.give()
+		if h.plain.Load() {
+			fs.spares.put(uint32(h.node), h.fd, inline(h.read.Load()))
+		} else {
+			unix.Close(h.fd)
+			fs.budget.give()
+		}
 		fs.nodes.put(fs.nodes.slab.at(uint32(h.node)))
 	}
 }
 
 // addHandle makes a handle of node id, which it uses until it is released: the node
-// keeps its descriptor so long, if it has it. addHandle owns fd from here on.
-func (fs *FS) addHandle(t *thread, id fuse.NodeID, fd, flags int, dir bool, read inline) (fuse.Handle, syscall.Errno) {
+// keeps its descriptor so long, if it has it. addHandle owns d from here on.
+func (fs *FS) addHandle(t *thread, id fuse.NodeID, d descriptor) (fuse.Handle, syscall.Errno) {
 	n := fs.nodes.get(id)
 	if n == nil { // a guest that forgets what it opens
-		unix.Close(fd)
+		unix.Close(d.fd)
 		return 0, unix.EBADF
 	}
 	if errno := fs.reserve(t); errno != 0 {
 		fs.nodes.put(n)
-		unix.Close(fd)
+		unix.Close(d.fd)
 		return 0, errno
 	}
 	e, h := fs.handles.slab.alloc()
 	if e == nil {
 		fs.budget.give()
 		fs.nodes.put(n)
-		unix.Close(fd)
+		unix.Close(d.fd)
 		return 0, unix.ENFILE
 	}
 	v := &e.v
-	v.node, v.fd, v.flags, v.dir, v.pos, v.lost = id, fd, flags, dir, 0, false
+	v.node, v.fd, v.flags, v.dir, v.pos, v.lost = id, d.fd, d.flags, d.dir, 0, false
 	v.bounced.Store(false)
 	v.unlocked.Store(false)
-	if flags&unix.O_DIRECT != 0 {
-		read = inlineNever // RWF_NOWAIT does not keep it from waiting for the disk
+	v.plain.Store(d.plain)
+	if d.flags&unix.O_DIRECT != 0 {
+		d.read = inlineNever // RWF_NOWAIT does not keep it from waiting for the disk
 	}
-	v.read.Store(uint32(read))
+	v.read.Store(uint32(d.read))
 	fs.handles.slab.publish(e, 0)
 	return fuse.Handle(h), 0
 }

@@ -12,6 +12,7 @@ type host struct {
 	statxMask uint32 // basic attributes and the best mount id there is
 	proc      bool   // the root is on procfs
 	inline    inline // how file data may be read on a thread that must not block
+	quiet     bool   // files of the root's mount may be closed late (spare.go)
 }
 
 // probe asks the kernel, with the shared directory's descriptor as the subject.
@@ -44,6 +45,7 @@ func probe(root int) (host, error) {
 		return h, fmt.Errorf("statfs: %w", e)
 	}
 	h.proc = sf.Type == unix.PROC_SUPER_MAGIC
+	h.quiet = quiet(int64(sf.Type)) && h.statxMask != unix.STATX_BASIC_STATS // it takes mount ids
 	h.inline = inlineNowait
 	if remote(int64(sf.Type)) {
 		h.inline = inlineNever

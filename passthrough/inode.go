@@ -84,6 +84,7 @@ func (fs *FS) initNodes(root int, k key) {
 // endNode releases what a node had.
 func (fs *FS) endNode(n *node) {
 	t := &fs.nodes
+	fs.spares.drop(uint32(n.id))
 	s, _ := t.shard(n.key)
 	s.mu.Lock()
 	held := s.dropWay(n)

@@ -203,6 +203,7 @@ func (fs *FS) SetLock(c *fuse.Context, node fuse.NodeID, h fuse.Handle, lk *fuse
 		return syscall.EBADF
 	}
 	defer fs.handles.put(f)
+	f.v.plain.Store(false) // a lock of flock(2) ends when the descriptor is closed
 	slow := fs.slowLocks(c)
 	if slow && w == nil {
 		return fuse.ErrWouldBlock

@@ -51,6 +51,7 @@ func (fs *FS) unnamed(e *slot[node], d *node, name *byte) {
 	s.dropName(e, d.id, nm)
 	e.state.Or(slotUnnamed)
 	s.mu.Unlock()
+	fs.spares.drop(e.n)
 }
 
 // renamed notes that a name leads to e now, which may be nil.

@@ -12,19 +12,31 @@ import (
 // the name is replaced by meanwhile.
 func (fs *FS) open(t *thread, dir int, name *byte, flags int, mode uint32) (int, syscall.Errno) {
 	flags |= unix.O_CLOEXEC
-	if !fs.host.openat2 {
-		return openat(dir, name, flags, mode)
-	}
 	t.how = unix.OpenHow{
 		Flags: uint64(flags), Mode: uint64(mode),
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	return openat2(dir, name, &t.how)
+	for {
+		var n int
+		var e syscall.Errno
+		if fs.host.openat2 {
+			n, e = openat2(dir, name, &t.how)
+		} else {
+			n, e = openat(dir, name, flags, mode)
+		}
+		if !exhausted(e) || !fs.spares.shed() {
+			return n, e
+		}
+	}
 }
 
 // reopen opens the object of a descriptor again, with other flags.
 func (fs *FS) reopen(t *thread, fd, flags int) (int, syscall.Errno) {
-	return openat(fs.proc.Int(), t.link(fd), flags|unix.O_CLOEXEC, 0)
+	n, e := openat(fs.proc.Int(), t.link(fd), flags|unix.O_CLOEXEC, 0)
+	for exhausted(e) && fs.spares.shed() {
+		n, e = openat(fs.proc.Int(), t.link(fd), flags|unix.O_CLOEXEC, 0)
+	}
+	return n, e
 }
 
 // hostFlags rewrites a guest's open flags for the host (fs-device.md E.7.2). What is
@@ -159,17 +171,25 @@ func (fs *FS) openNode(t *thread, n *node, o opening, out *fuse.Opened) syscall.
 	if fs.magic(t, n) {
 		return unix.EACCES
 	}
-	fd, flags, e := fs.openFile(t, n.fd, o)
-	if e != 0 {
-		return e
+	d := descriptor{dir: n.typ == unix.S_IFDIR, read: fs.host.inline, plain: fs.plain(n, o.flags)}
+	w := spare(0)
+	if d.plain {
+		w = fs.spares.take(uint32(n.id))
 	}
-	isDir := n.typ == unix.S_IFDIR
-	h, e := fs.addHandle(t, n.id, fd, flags, isDir, fs.host.inline)
+	if w != 0 {
+		d.fd, d.flags, d.read = w.fd(), o.flags, w.read()
+	} else {
+		var e syscall.Errno
+		if d.fd, d.flags, e = fs.openFile(t, n.fd, o); e != 0 {
+			return e
+		}
+	}
+	h, e := fs.addHandle(t, n.id, d)
 	if e != 0 {
 		return e
 	}
 	*out = fuse.Opened{Handle: h, Flags: fs.policy.file}
-	if isDir {
+	if d.dir {
 		out.Flags = fs.policy.dir
 	}
 	return 0

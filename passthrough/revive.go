@@ -63,7 +63,11 @@ func (fs *FS) reach(t *thread, e *slot[node]) (int, syscall.Errno) {
 	s.mu.Unlock()
 	gone := false
 	if known {
-		fd, errno := openByHandle(fs.nodes.mounts.fd(e.v.key.mnt), &t.handle, unix.O_PATH|unix.O_NOFOLLOW)
+		mount := fs.nodes.mounts.fd(e.v.key.mnt)
+		fd, errno := openByHandle(mount, &t.handle, unix.O_PATH|unix.O_NOFOLLOW)
+		for exhausted(errno) && fs.spares.shed() {
+			fd, errno = openByHandle(mount, &t.handle, unix.O_PATH|unix.O_NOFOLLOW)
+		}
 		if errno == 0 {
 			errno = fs.verify(t, e, fd, false)
 		}

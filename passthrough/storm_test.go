@@ -217,6 +217,7 @@ func BenchmarkGetAttr(b *testing.B) {
 }
 
 func BenchmarkRead4K(b *testing.B) {
+	b.ReportAllocs()
 	g := newGuest(b)
 	n, h := g.made("f", unix.O_RDWR)
 	v := vec(make([]byte, 4096))
@@ -224,6 +225,18 @@ func BenchmarkRead4K(b *testing.B) {
 	g.c.MayBlock = false
 	for b.Loop() {
 		g.fs.Read(g.c, n, h, v, 0)
+	}
+}
+
+func BenchmarkOpenRelease(b *testing.B) {
+	b.ReportAllocs()
+	g := newGuest(b)
+	g.file("f", "data", 0o644)
+	n := g.find("f").Node
+	var o fuse.Opened
+	for b.Loop() {
+		g.fs.Open(g.c, n, unix.O_RDONLY, false, &o)
+		g.fs.Release(g.c, n, o.Handle)
 	}
 }
 

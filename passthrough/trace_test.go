@@ -78,6 +78,10 @@ func countedOps(t *testing.T) []counted {
 			must(t, g.fs.Open(g.c, n, unix.O_RDWR, false, &o))
 			must(t, g.release(n, o.Handle))
 		}},
+		{"open and release of a file that was just released", 0, func() {
+			must(t, g.fs.Open(g.c, n, unix.O_RDONLY, false, &o))
+			must(t, g.release(n, o.Handle))
+		}},
 		{"read", 1, func() { _, err := g.fs.Read(g.c, n, h, v, 0); must(t, err) }},
 		{"write", 1, func() { _, err := g.fs.Write(g.c, n, h, v, 0, new(fuse.WriteArgs)); must(t, err) }},
 		{"create, release, unlink, forget", 6, func() {

@@ -143,6 +143,7 @@ func (fs *FS) SetXattr(c *fuse.Context, node fuse.NodeID, name, value []byte, fl
 	if e = setxattr(path, p, value, flags); e != 0 {
 		return fs.errno(e)
 	}
+	fs.spares.drop(n.n) // an ACL says who may open the file
 	if killSgid && string(name) == aclAccess && fs.has(fuse.SetxattrExt|fuse.PosixACL) {
 		if e = statx(n.v.fd, &t.stat, unix.STATX_BASIC_STATS); e == 0 && t.stat.Mode&unix.S_ISGID != 0 {
 			e = fchmodat(fs.proc.Int(), path, uint32(t.stat.Mode)&0o7777&^unix.S_ISGID)
@@ -163,5 +164,8 @@ func (fs *FS) RemoveXattr(c *fuse.Context, node fuse.NodeID, name []byte) error 
 	if e != 0 {
 		return e
 	}
-	return fs.errno(removexattr(path, p))
+	if e = removexattr(path, p); e == 0 {
+		fs.spares.drop(n.n) // as above
+	}
+	return fs.errno(e)
 }
