@@ -69,7 +69,13 @@ func (fs *FS) GetAttr(c *fuse.Context, node fuse.NodeID, h fuse.Handle, out *fus
 }
 
 func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (time.Duration, error) {
-	if e := statx(x.fd(), &t.stat, unix.STATX_BASIC_STATS); e != 0 {
+	var e syscall.Errno
+	if x.n != nil && fs.host.ready && x.n.v.key.mnt == fs.rootKey.mnt {
+		e = fstat(x.fd(), &t.stat)
+	} else {
+		e = statx(x.fd(), &t.stat, unix.STATX_BASIC_STATS)
+	}
+	if e != 0 {
 		return 0, fs.errno(e)
 	}
 	fs.setAttr(out, &t.stat)

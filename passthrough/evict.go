@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -170,14 +171,19 @@ func (fs *FS) shut(e *slot[node]) bool {
 // tell it from others. The error is a lost one if it will not pass.
 func (fs *FS) findable(t *thread, e *slot[node]) syscall.Errno {
 	n := &e.v
-	if errno := statx(n.fd, &t.probe, unix.STATX_NLINK); errno != 0 {
+	if errno := statx(n.fd, &t.probe, unix.STATX_NLINK|unix.STATX_BTIME); errno != 0 {
 		return errno
 	}
 	if t.probe.Nlink == 0 {
 		return unix.ENOENT
 	}
+	born := birth(&t.probe)
+	if time.Now().Unix()-t.probe.Btime.Sec < fs.nodes.old {
+		born = 0
+	}
 	s, _ := fs.nodes.shard(n.key)
 	s.mu.Lock()
+	n.way.born = born
 	witness, handle := n.way.witness, len(s.handle(&n.way)) > 0
 	s.mu.Unlock()
 	if witness == 0 {
@@ -219,9 +225,17 @@ func (fs *FS) witness(t *thread, fd int, name *byte) uint64 {
 		return maphash.Bytes(fs.hints.seed, t.handle.appendTo(b[:0])) | 1
 	}
 	t.handle.size = 0
-	if statxAt(fd, name, &t.probe, unix.STATX_BTIME) != 0 || t.probe.Mask&unix.STATX_BTIME == 0 {
+	if statxAt(fd, name, &t.probe, unix.STATX_BTIME) != 0 {
 		return 0
 	}
-	b := t.probe.Btime
-	return uint64(b.Sec)<<31 ^ uint64(b.Nsec)<<1 | 1
+	return birth(&t.probe)
+}
+
+// birth returns the time at which an inode was born as one number, or 0 if the host does
+// not know it.
+func birth(st *unix.Statx_t) uint64 {
+	if st.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return uint64(st.Btime.Sec)<<31 ^ uint64(st.Btime.Nsec)<<1 | 1
 }

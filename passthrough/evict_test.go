@@ -552,3 +552,37 @@ func TestEvictionStorm(t *testing.T) {
 		}
 	})
 }
+
+// TestBirth: an evicted inode that is old is known by its birth, and a later one of its
+// number is another.
+func TestBirth(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		old, born int64 // the age that is old, and how far the birth is off
+		same      bool
+	}{
+		{"old", 0, 0, true},
+		{"young, and the witness agrees", 3600, 0, true},
+		{"a later inode", 0, 2, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := smallGuest(t, HandlesPrefer)
+			g.fs.nodes.old = test.old
+			g.file("f", "", 0o644)
+			n := g.find("f").Node
+			g.isEvicted(n)
+			e := g.fs.nodes.get(n)
+			defer g.fs.nodes.put(e)
+			if got := e.v.way.born != 0; got != (test.old == 0) {
+				t.Errorf("known by its birth: %v; want %v", got, test.old == 0)
+			}
+			if test.born != 0 { // as if what has the number now were another
+				e.v.way.born += uint64(test.born)
+				e.v.way.witness += 2
+			}
+			if got := g.find("f").Node == n; got != test.same {
+				t.Errorf("the same node: %v; want %v", got, test.same)
+			}
+		})
+	}
+}

@@ -9,9 +9,10 @@ import (
 // A host is what the kernel and the shared file system can do.
 type host struct {
 	openat2   bool   // Linux 5.6
-	statxMask uint32 // basic attributes and the best mount id there is
+	statxMask uint32 // basic attributes, the time of birth, and the best mount id there is
 	proc      bool   // the root is on procfs
 	inline    inline // how file data may be read on a thread that must not block
+	ready     bool   // attributes of inodes of the root's mount are in memory
 	quiet     bool   // files of the root's mount may be closed late (spare.go)
 }
 
@@ -46,10 +47,12 @@ func probe(root int) (host, error) {
 	}
 	h.proc = sf.Type == unix.PROC_SUPER_MAGIC
 	h.quiet = quiet(int64(sf.Type)) && h.statxMask != unix.STATX_BASIC_STATS // it takes mount ids
+	h.ready = ready(int64(sf.Type))
 	h.inline = inlineNowait
 	if remote(int64(sf.Type)) {
 		h.inline = inlineNever
 	}
+	h.statxMask |= unix.STATX_BTIME
 	return h, nil
 }
 
@@ -59,6 +62,16 @@ func remote(magic int64) bool {
 	switch magic {
 	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
 		unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
+// ready reports whether a file system of this type has the attributes of an open file in
+// memory. An overlay may have to ask what is below it.
+func ready(magic int64) bool {
+	switch magic {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC:
 		return true
 	}
 	return false

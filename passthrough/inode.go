@@ -53,7 +53,12 @@ type nodes struct {
 	clock  clock
 	mounts mounts
 	shards [nodeShards]shard
+	old    int64 // see oldAge
 }
+
+// oldAge is the age in seconds from which on an inode is known by its birth: what is made
+// with its number after its eviction is born later by more than the tick of any clock.
+const oldAge = 2
 
 const nodeShards = 64
 
@@ -75,6 +80,7 @@ func (t *nodes) shard(k key) (*shard, uint32) {
 func (fs *FS) initNodes(root int, k key) {
 	t := &fs.nodes
 	t.slab.end = fs.endNode
+	t.old = oldAge
 	t.clock.init(fs.budget.limit)
 	e, id := t.slab.alloc() // the first slot is 1
 	e.v = node{id: fuse.NodeID(id), key: k, fd: root, typ: unix.S_IFDIR, count: 2}

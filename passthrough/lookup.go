@@ -58,8 +58,9 @@ func (fs *FS) lookup(t *thread, d *node, name *byte, out *fuse.Entry) syscall.Er
 }
 
 // confirm looks at a name that is said to lead to e, or nowhere if e is nil, and if
-// that is so counts one lookup. As long as e has its descriptor, no other inode can
-// have its number; otherwise its witness is asked too, and the descriptor stays closed.
+// that is so counts one lookup. As long as e has its descriptor, no other inode can have
+// its number; otherwise its birth or its witness must agree too, and the descriptor stays
+// closed.
 func (fs *FS) confirm(t *thread, d *node, name *byte, e *slot[node], out *fuse.Entry) (errno syscall.Errno, ok bool) {
 	held := e != nil && e.open()
 	if errno := statxAt(d.fd, name, &t.stat, fs.host.statxMask); errno != 0 {
@@ -70,7 +71,7 @@ func (fs *FS) confirm(t *thread, d *node, name *byte, e *slot[node], out *fuse.E
 	}
 	// The inode that has the witness now also had the number just before, when statx saw
 	// it.
-	if !held {
+	if b := birth(&t.stat); !held && (b == 0 || b != fs.nodes.birthOf(e)) {
 		if w := fs.witness(t, d.fd, name); w == 0 || w != fs.nodes.witnessOf(e) {
 			return 0, false
 		}

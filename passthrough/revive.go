@@ -128,6 +128,13 @@ func (t *nodes) witnessOf(e *slot[node]) uint64 {
 	return e.v.way.witness
 }
 
+func (t *nodes) birthOf(e *slot[node]) uint64 {
+	s, _ := t.shard(e.v.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.v.way.born
+}
+
 // wayPath returns the nearest directory above an evicted node that has its descriptor,
 // and the path from there. The directory must be put back if there is no error; the
 // path lives in the thread.

@@ -48,8 +48,12 @@ func countedOps(t *testing.T) []counted {
 
 	s := smallGuest(t, HandlesPrefer)
 	s.file("f", "x", 0o644)
-	far := s.find("f").Node
-	s.isEvicted(far)
+	s.isEvicted(s.find("f").Node)
+
+	old := smallGuest(t, HandlesPrefer)
+	old.fs.nodes.old = 0
+	old.file("f", "x", 0o644)
+	old.isEvicted(old.find("f").Node)
 
 	v := vec(make([]byte, 10))
 	var (
@@ -71,7 +75,8 @@ func countedOps(t *testing.T) []counted {
 			must(t, g.fs.Lookup(g.c, fuse.RootID, other, &e))
 			g.forget(e.Node, 1)
 		}},
-		{"lookup of an evicted node", 2, func() { must(t, s.fs.Lookup(s.c, fuse.RootID, f, &e)) }},
+		{"lookup of an evicted node", 1, func() { must(t, old.fs.Lookup(old.c, fuse.RootID, f, &e)) }},
+		{"lookup of an evicted node that is young", 2, func() { must(t, s.fs.Lookup(s.c, fuse.RootID, f, &e)) }},
 		{"getattr", 1, func() { _, err := g.fs.GetAttr(g.c, n, 0, &a); must(t, err) }},
 		{"statfs", 1, func() { must(t, g.fs.StatFS(g.c, n, &st)) }},
 		{"open and release", 2, func() {
