@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,17 +18,18 @@ import (
 
 // Bench holds the options of the bench command.
 type Bench struct {
-	Backend []string `group:"bench" sep:"none" placeholder:"NAME=COMMAND" help:"A backend to measure: a command with {socket}, {dir} and {queues} where to listen, what to share and how many queues to offer, or unix:PATH[,PID] for one that listens already and serves --dir. vfiofs and virtiofsd alone mean these programs with suitable options. Default: vfiofs."`
+	Backend []string `group:"bench" sep:"none" placeholder:"NAME=COMMAND" help:"A backend to measure: a command with {socket}, {dir} and {queues} where to listen, what to share and how many queues to offer, or unix:PATH[,PID] for one that listens already and serves --dir. vfiofs and virtiofsd alone mean these programs with suitable options; bare means no server: preadv and pwritev by the client, for reads and writes. Default: vfiofs."`
 	VFIO    bool     `name:"vfio" group:"bench" help:"Also measure this program over virtio-vhost-user, as vvu: vfiofs proxy and vfiofs --vfio."`
 
 	Run    []string      `group:"bench" placeholder:"CASE" help:"What to measure: WORKLOAD, WORKLOAD@DEPTH or WORKLOAD@DEPTHxQUEUES, for example rand-read-4k@32. Default: a suite of all workloads."`
 	Client string        `group:"bench" enum:"poll,event,both" default:"poll" help:"poll: look for completions all the time; event: sleep until called; both. Default: ${default}."`
 	Rounds int           `group:"bench" placeholder:"N" default:"5" help:"Turns of each backend in each case, 5 or more. Default: ${default}."`
 	Time   time.Duration `group:"bench" placeholder:"DURATION" default:"500ms" help:"How long a turn is. Default: ${default}."`
+	Inodes int           `group:"bench" placeholder:"N" help:"Make N files, and let each backend know all of them, before anything is measured. Default: 0."`
 	Quick  bool          `group:"bench" help:"A smoke test: few cases, one short turn each. Its numbers mean nothing."`
 	Pin    string        `group:"bench" enum:"on,off" default:"on" help:"Keep a client that polls and the backends on different processors: on or off. Default: ${default}."`
 
-	Dir    string   `group:"bench" placeholder:"DIR" help:"Directory to share; it must be empty or not exist, and about 300 MB are written to it. Default: one below TMPDIR."`
+	Dir    string   `group:"bench" placeholder:"DIR" help:"Directory to share; it must be empty or not exist, and about 300 MB are written to it, beside the files of --inodes. Default: one below TMPDIR."`
 	JSON   bool     `name:"json" group:"bench" help:"Print everything that was measured as JSON."`
 	Verify bool     `group:"bench" help:"Measure nothing, but check that what is read and written is right."`
 	Page   string   `group:"bench" placeholder:"FILE.md" help:"Measure nothing, but write a page of the reports named by --from, and its plots beside it."`
@@ -89,11 +91,11 @@ func (b *Bench) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	report, err := bench.Run(ctx, opt)
 	progress.clear()
+	if b.JSON && report != nil && len(report.Results) > 0 {
+		return errors.Join(err, writeJSON(stdout, report)) // what was measured before an error counts
+	}
 	if err != nil {
 		return err
-	}
-	if b.JSON {
-		return writeJSON(stdout, report)
 	}
 	return table.Legend(report)
 }
@@ -116,7 +118,7 @@ func (b *Bench) writePage() error {
 
 // options translates the command line.
 func (b *Bench) options() (bench.Options, error) {
-	opt := bench.Options{Rounds: b.Rounds, Time: b.Time, Pin: b.Pin == "on", Dir: b.Dir, Command: b.command()}
+	opt := bench.Options{Rounds: b.Rounds, Time: b.Time, Inodes: b.Inodes, Pin: b.Pin == "on", Dir: b.Dir, Command: b.command()}
 	switch {
 	case b.Quick:
 		opt.Rounds, opt.Time = 1, 50*time.Millisecond
@@ -174,6 +176,9 @@ func (b *Bench) command() string {
 	if len(b.Run) > 0 {
 		words = append(words, "--run "+strings.Join(b.Run, ","))
 	}
+	if b.Inodes > 0 {
+		words = append(words, fmt.Sprintf("--inodes %d", b.Inodes))
+	}
 	return strings.Join(append(words, "--client "+b.Client), " ")
 }
 
@@ -198,12 +203,15 @@ func parseBackend(text, self string) (bench.Backend, error) {
 	case !ok && name == "vfiofs":
 		b.Commands = [][]string{serveCommand(self, "--socket", "{socket}")}
 		return b, nil
+	case !ok && name == "bare":
+		b.Bare = true
+		return b, nil
 	case !ok && name == "virtiofsd":
 		path, err := findVirtiofsd()
 		b.Commands = [][]string{{path, "--socket-path", "{socket}", "--shared-dir", "{dir}", "--sandbox", "none", "--xattr", "--log-level", "error"}}
 		return b, err
 	case !ok:
-		return b, usage("`--backend %s`: want NAME=COMMAND, or vfiofs, or virtiofsd", text)
+		return b, usage("`--backend %s`: want NAME=COMMAND, or vfiofs, virtiofsd or bare", text)
 	}
 	if socket, ok := strings.CutPrefix(command, "unix:"); ok {
 		b.Socket = socket
@@ -255,6 +263,10 @@ func newProgress(w io.Writer) *progress {
 func (p *progress) show(now bench.Progress) {
 	p.clear()
 	p.shown = true
+	if now.Task != "" {
+		fmt.Fprintf(p.w, "%s: %d of %d", now.Task, now.Done, now.Total)
+		return
+	}
 	fmt.Fprintf(p.w, "[%d/%d] %v", now.Number, now.Cases, now.Case)
 	if now.Backend != "" {
 		fmt.Fprintf(p.w, ": round %d of %d, %s %.0f/s", now.Round, now.Rounds, now.Backend, now.Rate)

@@ -34,6 +34,8 @@ type Backend struct {
 	// time counts then.
 	Socket string
 	PID    int
+	// Bare stands for no server at all: see bare.
+	Bare bool
 }
 
 // base returns the name without the variant.
@@ -49,10 +51,11 @@ const (
 	startTick = 5 * time.Millisecond
 )
 
-// A running is a backend with its processes and a session.
+// A running is a backend with its processes and a session, or a bare one.
 type running struct {
 	Backend
 	*session
+	bare *bare
 	pids []int
 	cmds []*process
 }
@@ -74,6 +77,10 @@ func launch(ctx context.Context, b Backend, tmp, dir string, queues, lanes int) 
 			r.end()
 		}
 	}()
+	if b.Bare {
+		r.bare, err = newBare(dir, lanes)
+		return r, err
+	}
 	socket := b.Socket
 	var memory *vhostuser.GuestMemory
 	if len(b.Commands) > 0 {
@@ -238,6 +245,9 @@ func (r *running) end() error {
 	var err error
 	if r.session != nil {
 		err = r.session.close()
+	}
+	if r.bare != nil {
+		err = r.bare.close()
 	}
 	for i := len(r.cmds) - 1; i >= 0; i-- {
 		p := r.cmds[i]

@@ -14,6 +14,10 @@
 // happens to all; ratios are made of neighbours, and what is reported is the median of
 // all rounds with the spread of its middle half.
 //
+// Two things may be added: a backend that is no server, which shows what the kernel
+// leaves to reach (bare.go), and a tree of files that all servers know (many.go). marks.go
+// holds what the project wants to reach.
+//
 // An errno that isn't the right answer is counted; a reply that can't be right ends the
 // benchmark. Preparing and warming up aren't timed. The engine's loop allocates nothing.
 //
@@ -31,6 +35,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,6 +69,9 @@ type Options struct {
 	Cases    []Case
 	Rounds   int           // of each backend in each case
 	Time     time.Duration // of a round
+	// Inodes is how many files each backend is asked for, and not told to forget, before
+	// it is measured.
+	Inodes int
 	// Dir is the directory that all backends share. It is empty, or new; what it holds
 	// afterwards is removed.
 	Dir string
@@ -81,6 +89,10 @@ type Options struct {
 
 // A Progress tells how far a benchmark is.
 type Progress struct {
+	// Task is what goes on before the first case, with Done of Total files; "" later.
+	Task        string
+	Done, Total int
+
 	Case     Case
 	Number   int // of the case, from 1
 	Cases    int
@@ -101,14 +113,21 @@ func (o *Options) check() error {
 		switch {
 		case b.Name == "" || seen[b.Name]:
 			return fmt.Errorf("backend %q: each backend needs a name of its own", b.Name)
-		case len(b.Commands) == 0 && b.Socket == "":
+		case len(b.Commands) == 0 && b.Socket == "" && !b.Bare:
 			return fmt.Errorf("backend %s: neither a command nor a socket", b.Name)
 		}
 		seen[b.Name] = true
 	}
 	for _, c := range o.Cases {
-		if _, err := find(c.Workload); err != nil {
+		w, err := find(c.Workload)
+		if err != nil {
 			return err
+		}
+		if w.live && o.Inodes == 0 {
+			return fmt.Errorf("%s needs files that stay known: say how many with --inodes", w.name)
+		}
+		if i := slices.IndexFunc(o.Backends, func(b Backend) bool { return b.Bare }); i >= 0 && w.direct == nil {
+			return fmt.Errorf("backend %s reads and writes a file without a server: it can't do %s, but for example rand-read-4k", o.Backends[i].Name, w.name)
 		}
 		if c.Depth < 1 || c.Depth*c.Queues > maxLanes || c.Queues < 1 || c.Queues > maxQueues {
 			return fmt.Errorf("%v: want a depth from 1 on, 1 to %d queues, and at most %d requests in flight", c, maxQueues, maxLanes)
@@ -116,6 +135,9 @@ func (o *Options) check() error {
 	}
 	if o.Rounds < 1 || o.Time <= 0 {
 		return fmt.Errorf("%d rounds of %v measure nothing", o.Rounds, o.Time)
+	}
+	if o.Inodes < 0 || o.Inodes > maxInodes {
+		return fmt.Errorf("%d inodes: want 0 to %d", o.Inodes, maxInodes)
 	}
 	return nil
 }
@@ -167,6 +189,9 @@ func withField(ctx context.Context, o Options, f func(*field) error) (err error)
 			return err
 		}
 	}
+	if o.Inodes > 0 {
+		defer func() { err = errors.Join(err, removeMany(o.Dir, o.Inodes)) }()
+	}
 	tmp, err := os.MkdirTemp("", "vfiofs-bench-")
 	if err != nil {
 		return fmt.Errorf("make a place for sockets: %w", err)
@@ -177,6 +202,9 @@ func withField(ctx context.Context, o Options, f func(*field) error) (err error)
 	queues, lanes := 1, 1
 	for _, c := range o.Cases {
 		queues, lanes = max(queues, c.Queues), max(lanes, c.Depth*c.Queues)
+	}
+	if o.Inodes > 0 {
+		lanes = max(lanes, manyDepth)
 	}
 	fl := &field{Options: o}
 	if err := unix.SchedGetaffinity(0, &fl.cpus); err != nil {
@@ -194,7 +222,28 @@ func withField(ctx context.Context, o Options, f func(*field) error) (err error)
 		}
 		fl.backends = append(fl.backends, r)
 	}
+	if o.Inodes > 0 {
+		if err := fl.fill(ctx); err != nil {
+			return err
+		}
+	}
 	return f(fl)
+}
+
+// fill makes the many files, and lets each backend know them.
+func (f *field) fill(ctx context.Context) error {
+	if err := stageMany(ctx, f.Dir, f.Inodes, f.task("making files")); err != nil {
+		return err
+	}
+	for _, r := range f.backends {
+		if r.Bare {
+			continue
+		}
+		if err := r.lookUpMany(ctx, f.Inodes, f.task(r.Name+" looks files up")); err != nil {
+			return fmt.Errorf("backend %s: %w", r.Name, r.explain(err))
+		}
+	}
+	return nil
 }
 
 // needs returns the parts of the shared directory that the cases use; without cases, all.
@@ -248,17 +297,13 @@ func (f *field) measure(ctx context.Context, number int, c Case) (Result, error)
 		return Result{}, err
 	}
 	result := Result{Case: c, What: w.what, Data: w.data}
-	engines := make([]*engine, len(f.backends))
-	plans := make([]*plan, len(f.backends))
+	streams := make([]stream, len(f.backends))
 	for i, r := range f.backends {
 		result.Backends = append(result.Backends, Measured{Name: r.Name})
-		if plans[i], err = w.prepare(r.session); err != nil {
+		if streams[i], err = r.ready(w, c); err != nil {
 			return result, fmt.Errorf("backend %s: prepare: %w", r.Name, r.explain(err))
 		}
-		if engines[i], err = newEngine(r.session, c, plans[i]); err != nil {
-			return result, fmt.Errorf("backend %s: %w", r.Name, err)
-		}
-		defer engines[i].close()
+		defer streams[i].close()
 	}
 	for round := range f.Rounds {
 		for i, r := range f.backends {
@@ -266,7 +311,7 @@ func (f *field) measure(ctx context.Context, number int, c Case) (Result, error)
 				return result, context.Cause(ctx)
 			}
 			p.Backend, p.Round = r.Name, round+1
-			m, err := r.round(engines[i], f.Time)
+			m, err := r.round(streams[i], f.Time)
 			if err != nil {
 				return result, fmt.Errorf("backend %s: %w", r.Name, r.explain(err))
 			}
@@ -277,10 +322,8 @@ func (f *field) measure(ctx context.Context, number int, c Case) (Result, error)
 	}
 	for i, r := range f.backends {
 		result.Backends[i].conclude()
-		if finish := plans[i].finish; finish != nil {
-			if err := finish(); err != nil {
-				return result, fmt.Errorf("backend %s: clean up: %w", r.Name, r.explain(err))
-			}
+		if err := streams[i].finish(); err != nil {
+			return result, fmt.Errorf("backend %s: clean up: %w", r.Name, r.explain(err))
 		}
 	}
 	result.compare()
@@ -293,34 +336,72 @@ func (f *field) tell(p Progress) {
 	}
 }
 
+// task returns what tells how far a task is.
+func (o *Options) task(name string) func(done int) {
+	return func(done int) {
+		if o.Progress != nil {
+			o.Progress(Progress{Task: name, Done: done, Total: o.Inodes})
+		}
+	}
+}
+
+// A stream is one case at one backend, ready to run.
+type stream interface {
+	// run carries operations out for a while, and counts them.
+	run(time.Duration) (*counts, error)
+	// finish gives back what the backend holds for the case.
+	finish() error
+	close()
+}
+
+// ready prepares a case.
+func (r *running) ready(w workload, c Case) (stream, error) {
+	if r.bare != nil {
+		return r.bare.ready(w, c)
+	}
+	p, err := w.prepare(r.session)
+	if err != nil {
+		return nil, err
+	}
+	return newEngine(r.session, c, p)
+}
+
 // warmUp is the part of a round's time that comes before it, untimed.
 const warmUp = 8
 
 // round measures one round at a backend.
-func (r *running) round(e *engine, d time.Duration) (Round, error) {
-	if err := e.run(d / warmUp); err != nil {
+func (r *running) round(s stream, d time.Duration) (Round, error) {
+	if _, err := s.run(d / warmUp); err != nil {
 		return Round{}, err
 	}
-	before, err := r.usage()
+	server, client, err := r.usage()
 	if err != nil {
 		return Round{}, err
 	}
-	if err := e.run(d); err != nil {
-		return Round{}, err
-	}
-	after, err := r.usage()
+	c, err := s.run(d)
 	if err != nil {
 		return Round{}, err
 	}
-	return newRound(&e.counts, after.minus(before)), nil
+	serverAfter, clientAfter, err := r.usage()
+	if err != nil {
+		return Round{}, err
+	}
+	return newRound(c, serverAfter.minus(server), clientAfter.minus(client)), nil
 }
 
-// usage is the usage of the backend's processes, if they are known.
-func (r *running) usage() (usage, error) {
-	if len(r.pids) == 0 {
-		return usage{}, nil
+// usage is the usage of the backend's processes, if they are known, and that of the
+// client. Without a server, what the client uses is the backend's.
+func (r *running) usage() (server, client usage, err error) {
+	if client, err = ownUsage(); err != nil {
+		return server, client, err
 	}
-	return usageOf(r.pids)
+	if r.bare != nil {
+		return client, usage{}, nil
+	}
+	if len(r.pids) > 0 {
+		server, err = usageOf(r.pids)
+	}
+	return server, client, err
 }
 
 // place puts client and backends on the processors that the case wants.

@@ -117,6 +117,7 @@ func options(t *testing.T, backends ...Backend) Options {
 // TestRun measures every workload at two backends.
 func TestRun(t *testing.T) {
 	o := options(t, backend(t, "a/1", "right"), backend(t, "a/2", "right"), backend(t, "b", "right"))
+	o.Inodes = 100
 	for _, w := range workloads() {
 		o.Cases = append(o.Cases, Case{w.name, 3, 2, Poll}, Case{w.name, 1, 1, Event})
 	}
@@ -127,7 +128,11 @@ func TestRun(t *testing.T) {
 	out := NewTable(&table)
 	o.Result = func(r Result) { out.Add(r) }
 	told := 0
-	o.Progress = func(Progress) { told++ }
+	o.Progress = func(p Progress) {
+		if p.Task == "" {
+			told++
+		}
+	}
 	report, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +190,7 @@ func checkPage(t *testing.T, report *Report) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"## a against b, on ", "](p-1-a.svg)", "| rand-read-4k | 2 | a/", "a/1: env "} {
+	for _, want := range []string{"## a against b, on ", "](p-1-a.svg)", "| rand-read-4k | 2 | a/", "a/1: env ", ", 100 inodes live", "the client left ", "4K random read, depth 32 | ≥ 1.8x | not measured | not measured | not judged |"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("page lacks %q:\n%s", want, md)
 		}
@@ -282,6 +287,9 @@ func TestFailures(t *testing.T) {
 		{"no command", func(o *Options) { o.Backends = []Backend{{Name: "x"}} }, "neither a command nor a socket"},
 		{"unknown workload", func(o *Options) { o.Cases = []Case{{"nul", 1, 1, Poll}} }, "no workload \"nul\": there are null, "},
 		{"too deep", func(o *Options) { o.Cases = []Case{{"null", 1000, 1, Poll}} }, "at most 256 requests in flight"},
+		{"unknown files", func(o *Options) { o.Cases = []Case{{"getattr-live", 1, 1, Poll}} }, "with --inodes"},
+		{"too many files", func(o *Options) { o.Inodes = maxInodes + 1 }, "want 0 to "},
+		{"no server", func(o *Options) { o.Backends = []Backend{good, {Name: "bare", Bare: true}} }, "it can't do null, but for example"},
 		{"no rounds", func(o *Options) { o.Rounds = 0 }, "measure nothing"},
 		{"dead backend", func(o *Options) { o.Backends = []Backend{backend(t, "x", "dead")} }, "this backend does not like you"},
 		{"no program", func(o *Options) { o.Backends = []Backend{{Name: "x", Commands: [][]string{{"/nonexistent"}}}} }, "start /nonexistent"},
@@ -325,12 +333,12 @@ func TestBackendDies(t *testing.T) {
 				return err
 			}
 			defer e.close()
-			if err := e.run(time.Millisecond); err != nil {
+			if _, err := e.run(time.Millisecond); err != nil {
 				return err
 			}
 			r.cmds[0].Process.Kill()
 			<-r.cmds[0].ended
-			err = e.run(time.Millisecond)
+			_, err = e.run(time.Millisecond)
 			if err == nil || !strings.Contains(r.explain(err).Error(), "killed") {
 				t.Errorf("%s client: after the backend was killed: %v", client, err)
 			}
@@ -345,6 +353,7 @@ func TestBackendDies(t *testing.T) {
 // TestAllocations: the loop that is timed allocates nothing.
 func TestAllocations(t *testing.T) {
 	o := options(t, backend(t, "a", "right"))
+	o.Inodes = 100
 	for _, w := range workloads() {
 		o.Cases = append(o.Cases, Case{w.name, 4, 1, Poll})
 	}
@@ -365,7 +374,7 @@ func TestAllocations(t *testing.T) {
 			}
 			defer e.close()
 			if n := testing.AllocsPerRun(2, func() {
-				if err := e.run(5 * time.Millisecond); err != nil {
+				if _, err := e.run(5 * time.Millisecond); err != nil {
 					t.Error(err)
 				}
 			}); n > 5 && !testkit.Race { // a few are the Go runtime's; a run has hundreds of requests at least

@@ -50,6 +50,19 @@ type counts struct {
 	times  histogram
 }
 
+// start begins to count anew, for a run of length d.
+func (c *counts) start(d time.Duration) {
+	c.done, c.failed, c.errno, c.took = 0, 0, 0, d
+	c.times.reset()
+}
+
+// count counts an operation of a run that has taken took.
+func (c *counts) count(took, operation time.Duration) {
+	c.done++
+	c.took = took
+	c.times.add(operation)
+}
+
 // newEngine makes an engine for a case. Close it after use.
 func newEngine(s *session, c Case, p *plan) (*engine, error) {
 	lanes, err := s.start(c.Depth, c.Queues, p)
@@ -83,12 +96,22 @@ func newEngine(s *session, c Case, p *plan) (*engine, error) {
 
 func (e *engine) close() { e.epoll.Close() }
 
-// run drives the lanes for a while and counts. Operations that are in hand at the end
-// are completed, but not counted, unless none was complete before. The calling goroutine is locked to its thread, and
+// finish ends the plan.
+func (e *engine) finish() error {
+	if e.plan.finish == nil {
+		return nil
+	}
+	return e.plan.finish()
+}
+
+// run drives the lanes for a while and counts.
+func (e *engine) run(d time.Duration) (*counts, error) { return &e.counts, e.drive(d) }
+
+// drive is run. Operations that are in hand at the end are completed, but not counted,
+// unless none was complete before. The calling goroutine is locked to its thread, and
 // nothing is allocated.
-func (e *engine) run(d time.Duration) error {
-	e.done, e.failed, e.errno, e.took = 0, 0, 0, d
-	e.times.reset()
+func (e *engine) drive(d time.Duration) error {
+	e.counts.start(d)
 	for _, r := range e.rings {
 		r.Disarm()
 	}
@@ -210,9 +233,7 @@ func (e *engine) completed(ln *lane, n int, now time.Duration) error {
 	case !done:
 		return e.submit(ln)
 	case now <= e.until || e.done == 0:
-		e.done++
-		e.took = max(e.until, now)
-		e.times.add(now - ln.started)
+		e.count(max(e.until, now), now-ln.started)
 	}
 	e.live--
 	ln.count++

@@ -90,6 +90,15 @@ func newLane(mem []byte, at guestmem.GPA) *lane {
 	return ln
 }
 
+// lineUp numbers the lanes of a case. Each chooses at random as it did in any other case
+// and at any other backend.
+func lineUp(lanes []*lane) {
+	for i, ln := range lanes {
+		ln.id, ln.lanes, ln.count = i, len(lanes), 0
+		ln.random = rand.New(rand.NewPCG(1, uint64(i)))
+	}
+}
+
 // begin starts a request with args bytes of arguments and room for a reply of reply
 // bytes beside the headers. Header and arguments have a descriptor each, as with Linux.
 func (ln *lane) begin(op fuse.Opcode, node fuse.NodeID, args, reply int) {

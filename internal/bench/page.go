@@ -3,6 +3,7 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,16 @@ import (
 const pageHead = `# Performance
 
 <!-- Written by scripts/bench. Change that, or internal/bench/page.go, and not this file. -->
+
+What vfiofs wants to reach, and what it reaches: medians of ratios to virtiofsd with
+--sandbox=none and the best of its pool sizes, unless a line says otherwise; vfiofs has
+its default jail. Why a line does not hold is said at the end of the page.
+
+`
+
+// pageMethod comes after the marks.
+const pageMethod = `
+## How it is measured
 
 All numbers on this page were measured with
 
@@ -38,10 +49,12 @@ failed would be shown with its errno; a wrong reply ends the benchmark.
 func WritePage(name string, reports []*Report) error {
 	var b strings.Builder
 	b.WriteString(pageHead)
+	writeMarks(&b, reports)
+	b.WriteString(pageMethod)
 	stem := strings.TrimSuffix(name, filepath.Ext(name))
 	for i, r := range reports {
 		fmt.Fprintf(&b, "\n## %s\n\n%s, %d processors; files on %s; %s UTC; %d rounds of %.2g s.\n",
-			r.title(), r.Machine, r.CPUs, r.Dir, r.Date, r.Rounds, r.Seconds)
+			r.title(), r.Machine, r.CPUs, r.where(), r.Date, r.Rounds, r.Seconds)
 		for _, backend := range r.Backends[:len(r.Backends)-1] {
 			rate, cpu := r.Means(backend)
 			fmt.Fprintf(&b, "Geometric means: %s has **%.2f** times the rate of %s, at **%.2f** of its processor time per operation.\n",
@@ -55,6 +68,7 @@ func WritePage(name string, reports []*Report) error {
 		for _, c := range r.clients() {
 			b.WriteString("\n### Client that " + clientText(c) + "\n\n")
 			r.markdown(&b, c)
+			r.room(&b, c)
 		}
 		b.WriteString("\nCommand, and those of the backends:\n\n    " + r.Command + "\n\n")
 		for _, c := range r.Commands {
@@ -66,11 +80,36 @@ func WritePage(name string, reports []*Report) error {
 
 // title says what is compared.
 func (r *Report) title() string {
-	others := r.Backends[:len(r.Backends)-1]
-	if len(others) == 0 {
-		return r.reference()
+	title := r.reference() + ", on " + r.where()
+	if others := r.Backends[:len(r.Backends)-1]; len(others) > 0 {
+		title = strings.Join(others, " and ") + " against " + title
 	}
-	return strings.Join(others, " and ") + " against " + r.reference() + ", on " + r.Dir
+	return title
+}
+
+// where says what the files were on, and how many of them were live.
+func (r *Report) where() string {
+	if r.Inodes == 0 {
+		return r.Dir
+	}
+	return fmt.Sprintf("%s, %d inodes live", r.Dir, r.Inodes)
+}
+
+// room says how many processors a client left to the backend, where that decides: with
+// several queues.
+func (r *Report) room(b *strings.Builder, c Client) {
+	low, high := math.Inf(1), 0.0
+	for _, result := range r.Results {
+		for _, m := range result.Backends {
+			if result.Client == c && result.Queues > 1 {
+				free := finding{report: r, m: m}.free()
+				low, high = min(low, free), max(high, free)
+			}
+		}
+	}
+	if high > 0 {
+		fmt.Fprintf(b, "\nOf %d processors, the client left %.1f to %.1f to the backend where there were several queues.\n", r.CPUs, low, high)
+	}
 }
 
 // markdown writes the table of one kind of client.

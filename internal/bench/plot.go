@@ -44,11 +44,11 @@ text { fill: #e6edf3 }
 // A row of a plot is one workload and depth.
 type row struct {
 	label string
-	marks []mark
+	dots  []dot
 }
 
-// A mark is what one kind of client gave.
-type mark struct {
+// A dot is what one kind of client gave.
+type dot struct {
 	client    Client
 	rate, cpu float64
 }
@@ -65,10 +65,10 @@ func (r *Report) Plot(w io.Writer, backend string) error {
 	b.WriteString(plotStyle)
 	panels := []struct {
 		title, small string
-		value        func(mark) float64
+		value        func(dot) float64
 	}{
-		{"rate", "right of the line: " + backend + " does more", func(m mark) float64 { return m.rate }},
-		{"processor time of an operation", "left of the line: " + backend + " needs less", func(m mark) float64 { return m.cpu }},
+		{"rate", "right of the line: " + backend + " does more", func(m dot) float64 { return m.rate }},
+		{"processor time of an operation", "left of the line: " + backend + " needs less", func(m dot) float64 { return m.cpu }},
 	}
 	for i, p := range panels {
 		left := plotLabel + i*(plotPanel+plotGap)
@@ -80,14 +80,14 @@ func (r *Report) Plot(w io.Writer, backend string) error {
 			if i == 0 {
 				fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", plotLabel-12, y+4, html.EscapeString(row.label))
 			}
-			for _, m := range row.marks {
+			for _, m := range row.dots {
 				v := p.value(m)
 				if v <= 0 {
 					continue
 				}
 				fmt.Fprintf(&b, `<line class="stem" x1="%.1f" y1="%d" x2="%.1f" y2="%[2]d"/>`+"\n", x(1), y, x(v))
 			}
-			for _, m := range row.marks {
+			for _, m := range row.dots {
 				if v := p.value(m); v > 0 {
 					fmt.Fprintf(&b, `<circle class="%s" cx="%.1f" cy="%d" r="5"><title>%s, %s client: %.2f</title></circle>`+"\n",
 						m.client, x(v), y, html.EscapeString(row.label), m.client, v)
@@ -102,10 +102,10 @@ func (r *Report) Plot(w io.Writer, backend string) error {
 }
 
 // axis draws the grid of a panel that ends at y, and returns where values are.
-func axis(b *strings.Builder, rows []row, value func(mark) float64, left, y int) func(float64) float64 {
+func axis(b *strings.Builder, rows []row, value func(dot) float64, left, y int) func(float64) float64 {
 	low, high := -1, 1 // powers of two
 	for _, r := range rows {
-		for _, m := range r.marks {
+		for _, m := range r.dots {
 			if v := value(m); v > 0 {
 				low = min(low, int(math.Floor(math.Log2(v))))
 				high = max(high, int(math.Ceil(math.Log2(v))))
@@ -135,7 +135,7 @@ func powerText(e int) string {
 	return fmt.Sprintf("%d", 1<<e)
 }
 
-// legend says what the marks are, if there is more than one kind.
+// legend says what the dots are, if there is more than one kind.
 func legend(b *strings.Builder, r *Report, y int) {
 	clients := r.clients()
 	if len(clients) < 2 {
@@ -165,7 +165,7 @@ func (r *Report) rows(backend string) []row {
 				at[label] = i
 				rows = append(rows, row{label: label})
 			}
-			rows[i].marks = append(rows[i].marks, mark{result.Client, m.Ratio, m.CPURatio})
+			rows[i].dots = append(rows[i].dots, dot{result.Client, m.Ratio, m.CPURatio})
 		}
 	}
 	return rows

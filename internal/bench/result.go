@@ -19,6 +19,7 @@ type Report struct {
 	CPUs     int      `json:"cpus"`
 	Rounds   int      `json:"rounds"`
 	Seconds  float64  `json:"seconds"` // of a round
+	Inodes   int      `json:"inodes"`  // that each backend knew before it was measured
 	Pinned   bool     `json:"pinned"`  // clients that poll, and backends, each to processors of their own
 	Dir      string   `json:"filesystem"`
 	Backends []string `json:"backends"` // names, without variants; the last is the reference
@@ -44,6 +45,7 @@ type Measured struct {
 	P999     float64 `json:"p999"`     // µs
 	CPU      float64 `json:"cpu"`      // of the backend's processes for an operation, µs
 	Switches float64 `json:"switches"` // context switches for an operation
+	Client   float64 `json:"client"`   // processors that the client used, 0 to 1
 	Errors   int     `json:"errors"`   // operations that failed, in all rounds
 	Errno    string  `json:"errno,omitempty"`
 	Best     bool    `json:"best"` // of its variants
@@ -62,6 +64,7 @@ type Round struct {
 	P999     float64 `json:"p999"`
 	CPU      float64 `json:"cpu"`
 	Switches float64 `json:"switches"`
+	Client   float64 `json:"client"`
 
 	errors int
 	errno  string
@@ -70,13 +73,16 @@ type Round struct {
 func newReport(o Options) *Report {
 	r := &Report{
 		Date: time.Now().UTC().Format("2006-01-02 15:04"), Command: o.Command, Machine: machine(), CPUs: runtime.NumCPU(),
-		Rounds: o.Rounds, Seconds: o.Time.Seconds(), Pinned: o.Pin, Dir: fileSystem(o.Dir),
+		Rounds: o.Rounds, Seconds: o.Time.Seconds(), Inodes: o.Inodes, Pinned: o.Pin, Dir: fileSystem(o.Dir),
 	}
 	for _, b := range o.Backends {
 		if !slices.Contains(r.Backends, b.base()) {
 			r.Backends = append(r.Backends, b.base())
 		}
 		command := b.Socket
+		if b.Bare {
+			command = "preadv and pwritev, by the client"
+		}
 		for i, argv := range b.Commands {
 			if i > 0 {
 				command += "; "
@@ -128,15 +134,16 @@ func parent(dir string) string {
 }
 
 // newRound computes a round of what was counted and used.
-func newRound(c *counts, u usage) Round {
+func newRound(c *counts, server, client usage) Round {
 	ops := max(1, float64(c.done))
 	r := Round{
 		Rate:     float64(c.done) / c.took.Seconds(),
 		P50:      micros(c.times.quantile(0.5)),
 		P99:      micros(c.times.quantile(0.99)),
 		P999:     micros(c.times.quantile(0.999)),
-		CPU:      micros(u.cpu) / ops,
-		Switches: float64(u.switches) / ops,
+		CPU:      micros(server.cpu) / ops,
+		Switches: float64(server.switches) / ops,
+		Client:   client.cpu.Seconds() / c.took.Seconds(),
 		errors:   c.failed,
 	}
 	if c.failed > 0 {
@@ -167,6 +174,7 @@ func (m *Measured) conclude() {
 	m.P999 = of(func(r Round) float64 { return r.P999 })
 	m.CPU = of(func(r Round) float64 { return r.CPU })
 	m.Switches = of(func(r Round) float64 { return r.Switches })
+	m.Client = of(func(r Round) float64 { return r.Client })
 }
 
 // base returns the name without the variant.

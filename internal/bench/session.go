@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
@@ -33,7 +32,8 @@ type session struct {
 	client *fsclient.Client
 	rings  []*fsclient.Ring // hiprio first
 	lanes  []*lane
-	one    *lane // for preparations
+	one    *lane         // for preparations
+	live   []fuse.NodeID // files that lookUpMany has made known
 }
 
 // connect connects to the backend at a socket and mounts it. memory is what the
@@ -244,10 +244,10 @@ func (s *session) start(depth, queues int, p *plan) ([]*lane, error) {
 		return nil, fmt.Errorf("the backend has %d request queues; the case needs %d", have, queues)
 	}
 	lanes := s.lanes[:depth*queues]
+	lineUp(lanes)
 	for i, ln := range lanes {
-		ln.id, ln.lanes, ln.ring = i, len(lanes), 1+i%queues
-		ln.random = rand.New(rand.NewPCG(1, uint64(i)))
-		ln.steps, ln.step, ln.count = p.steps, 0, 0
+		ln.ring = 1 + i%queues
+		ln.steps, ln.step = p.steps, 0
 	}
 	return lanes, nil
 }

@@ -70,20 +70,27 @@ func (t *Table) Legend(r *Report) error {
 
 // Means returns the geometric means over all cases of a backend's ratios.
 func (r *Report) Means(backend string) (rate, cpu float64) {
-	n, m := 0.0, 0.0
+	var rates, cpus []float64
 	for _, result := range r.Results {
 		for _, b := range result.Backends {
 			if b.Best && b.base() == backend && b.Ratio > 0 {
-				rate += math.Log(b.Ratio)
-				n++
-				if b.CPURatio > 0 {
-					cpu += math.Log(b.CPURatio)
-					m++
-				}
+				rates, cpus = append(rates, b.Ratio), append(cpus, b.CPURatio)
 			}
 		}
 	}
-	return math.Exp(rate / max(n, 1)), math.Exp(cpu / max(m, 1))
+	return geometricMean(rates), geometricMean(cpus)
+}
+
+// geometricMean leaves out what is 0, that is, not known.
+func geometricMean(values []float64) float64 {
+	sum, n := 0.0, 0.0
+	for _, v := range values {
+		if v > 0 {
+			sum += math.Log(v)
+			n++
+		}
+	}
+	return math.Exp(sum / max(n, 1))
 }
 
 func clientText(c Client) string {

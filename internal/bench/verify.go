@@ -17,9 +17,14 @@ import (
 // benchmark uses and at odd ones, and prints a line for each. What the host sees and
 // what comes through the ring are compared in both directions.
 func Verify(ctx context.Context, o Options, w io.Writer) error {
-	o.Cases, o.Rounds, o.Time = nil, 1, 1
+	o.Cases, o.Rounds, o.Time, o.Inodes = nil, 1, 1, 0
 	if err := o.check(); err != nil {
 		return err
+	}
+	for _, b := range o.Backends {
+		if b.Bare {
+			return fmt.Errorf("backend %s has no server to verify", b.Name)
+		}
 	}
 	return withField(ctx, o, func(f *field) error {
 		for i, r := range f.backends {

@@ -16,6 +16,9 @@ type workload struct {
 	data int    // payload bytes of one operation; 0: none
 	// needs are the parts of the shared directory that it uses.
 	needs []string
+	live  bool // it uses the files that Options.Inodes makes known
+	// direct says how to do the same without a server; nil: there is no way.
+	direct *direct
 	// prepare looks up and opens what the operations need, and returns them.
 	prepare func(*session) (*plan, error)
 }
@@ -34,6 +37,7 @@ func workloads() []workload {
 	return []workload{
 		{name: "null", what: "an unknown opcode, answered ENOSYS", prepare: prepareNull},
 		{name: "getattr", what: "GETATTR, among 256 files", needs: []string{filesDir}, prepare: prepareGetAttr},
+		{name: "getattr-live", what: "GETATTR, anywhere among the files of --inodes", live: true, prepare: prepareGetAttrLive},
 		{name: "statfs", what: "STATFS", prepare: prepareStatFS},
 		{name: "lookup", what: "LOOKUP, among 4096 files that stay known", needs: []string{filesDir}, prepare: prepareLookup},
 		{name: "lookup-miss", what: "LOOKUP of names that don't exist", needs: []string{filesDir}, prepare: prepareMiss},

@@ -17,22 +17,22 @@ func transfer(name string, random, write bool, size int) workload {
 	if random {
 		order = "anywhere"
 	}
+	place := func() func(*lane) uint64 { return sequential(size) }
+	if random {
+		place = func() func(*lane) uint64 { return anywhere(size) }
+	}
 	return workload{
 		name: name,
 		what: fmt.Sprintf("%s of %d KiB, %s in a cached file of %d MiB", verb, size>>10, order, dataSize>>20),
-		data: size, needs: []string{file},
+		data: size, needs: []string{file}, direct: &direct{file, write, size, place},
 		prepare: func(s *session) (*plan, error) {
 			f, err := s.openData(write)
 			if err != nil {
 				return nil, err
 			}
-			place := sequential(size)
-			if random {
-				place = anywhere(size)
-			}
-			one := f.readStep(size, place)
+			one := f.readStep(size, place())
 			if write {
-				one = f.writeStep(size, place)
+				one = f.writeStep(size, place())
 			}
 			return &plan{steps: []step{one}, finish: f.close}, nil
 		},
