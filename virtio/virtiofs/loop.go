@@ -38,17 +38,19 @@ type loop struct {
 	done chan struct{} // closed when the thread has ended; nil: no thread
 
 	// The rest is the thread's own.
-	quit   bool
-	thread *fuse.Thread
-	rings  []*ring // hiprio first
-	batch  [batch]*request
-	free   []*request
-	taken  []*request // storage that is swapped with finished
-	away   int        // requests of all rings that are with workers
-	parked []*request // those that wait for a lock
-	poll   poller
-	made   time.Time // see now
-	events [4]unix.EpollEvent
+	quit     bool
+	thread   *fuse.Thread
+	rings    []*ring // hiprio first
+	batch    [batch]*request
+	free     []*request
+	taken    []*request // storage that is swapped with finished
+	away     int        // requests of all rings that are with workers
+	parked   []*request // those that wait for a lock
+	poll     poller
+	made     time.Time     // see now
+	clock    time.Duration // now, when it was last looked at
+	breathed time.Duration // see breathe
+	events   [4]unix.EpollEvent
 }
 
 func newLoop(index int, server *fuse.Server, pool *pool, poll time.Duration, log *slog.Logger) (*loop, error) {
@@ -200,6 +202,21 @@ func (l *loop) run(ready chan<- error, done chan<- struct{}) {
 	}
 }
 
+// breath is how long a loop runs without the Go scheduler. After 10 ms its monitor would
+// interrupt the loop, and then look 50 times, every 20 µs, whether that has helped: on a
+// machine whose processors are all busy each look takes ours away from us
+// (go runtime/proc.go: sysmon, retake).
+const breath = 8 * time.Millisecond
+
+// breathe looks at the clock, and lets the Go scheduler have the thread if it is time.
+func (l *loop) breathe() {
+	if l.clock = l.now(); l.clock-l.breathed > breath {
+		runtime.Gosched()
+		l.clock = l.now()
+		l.breathed = l.clock
+	}
+}
+
 // add puts r among the rings that are served.
 func (l *loop) add(r *ring) error {
 	if err := l.watch(r.Kick); err != nil {
@@ -276,6 +293,7 @@ func (l *loop) sleep() {
 		l.log.Error("cannot wait for kicks", "loop", l.index, "err", err)
 	}
 	if l.poll.limit > 0 {
-		l.poll.woke(l.now())
+		l.clock = l.now()
+		l.poll.woke(l.clock)
 	}
 }

@@ -6,13 +6,13 @@ import (
 )
 
 // To be woken costs 10 to 40 µs, more than most requests take. So a loop that ran out of
-// work looks at its rings for a while before it sleeps, if that has been worth it:
+// work looks at its rings for a while before it sleeps, if that is likely to be worth it:
 //
-//	work done ──► look (window) ──found──► serve        window doubles
-//	                  │ in vain
-//	                  ▼
-//	              sleep ──► woken: idle for how long?
-//	                          short: window doubles     long: window halves, to 0
+//	work done ──► look ──found──► serve            then look the next time, too
+//	               │ in vain
+//	               ▼
+//	           sleep ──► woken: idle for how long?
+//	                       short: look the next time     long: don't
 //
 // Looking never makes sense when the driver shares our processor, or someone else needs
 // it. In the first case all looks are in vain, in the second a look is interrupted; after
@@ -25,8 +25,6 @@ import (
 const DefaultPoll = 50 * time.Microsecond
 
 const (
-	// firstLook is the window that looking begins with, and the least there is.
-	firstLook = 5 * time.Microsecond
 	// looksPerTick is how often a look looks between two looks at the clock.
 	looksPerTick = 8
 	// crowded is what a step of a look takes only if somebody else has run meanwhile.
@@ -42,7 +40,7 @@ const (
 // since the loop was made.
 type poller struct {
 	limit  time.Duration // the longest look; 0: never look
-	window time.Duration // the next look; 0: none
+	eager  bool          // the next look is worth it
 	misses int           // looks in vain since the last success
 	pause  time.Duration // how long looks were put off the last time
 	until  time.Duration // looks are put off until then
@@ -59,10 +57,7 @@ func newPoller(limit time.Duration) poller {
 }
 
 // found learns from a look that was not in vain.
-func (p *poller) found() {
-	p.misses, p.pause = 0, 0
-	p.window = min(2*p.window, p.limit)
-}
+func (p *poller) found() { p.misses, p.pause = 0, 0 }
 
 // missed learns from a look in vain. Somebody else needed the processor if it was
 // crowded.
@@ -72,21 +67,13 @@ func (p *poller) missed(now time.Duration, crowded bool) {
 	}
 	p.pause = min(max(2*p.pause, shortPause), longPause)
 	p.until = now + p.pause
-	p.window = 0
+	p.eager = false
 }
 
 // woke learns from how long the loop was idle, looking and sleeping. Waking up is part
 // of that, which is why twice the limit is still short.
 func (p *poller) woke(now time.Duration) {
-	switch idle := now - p.idle; {
-	case now < p.until:
-	case idle <= 2*p.limit:
-		p.window = min(max(2*p.window, firstLook), p.limit)
-	default:
-		if p.window /= 2; p.window < firstLook {
-			p.window = 0
-		}
-	}
+	p.eager = now >= p.until && now-p.idle <= 2*p.limit
 }
 
 // now returns the time since the loop was made. It is half as dear as time.Now.
@@ -99,10 +86,11 @@ func (l *loop) look() (found bool) {
 	if p.limit == 0 {
 		return false
 	}
-	p.idle = l.now()
-	if p.window == 0 {
+	if !p.eager {
+		p.idle = l.clock
 		return false
 	}
+	p.idle = l.now()
 	for now := p.idle; ; {
 		for range looksPerTick {
 			if l.pending() {
@@ -115,7 +103,7 @@ func (l *loop) look() (found bool) {
 		case now-last > crowded:
 			p.missed(now, true)
 			return l.pending()
-		case now-p.idle > p.window:
+		case now-p.idle > p.limit:
 			p.missed(now, false)
 			return false
 		}

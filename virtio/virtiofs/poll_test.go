@@ -21,20 +21,20 @@ const wakeUp = 10 * time.Microsecond
 // gap lets work run out, and come again after d.
 func (c *clock) gap(d time.Duration) {
 	c.idle = c.now
-	if c.window > 0 {
+	if c.eager {
 		c.looks++
 		switch {
 		case c.crowded:
-			c.looked += c.window
-			c.missed(c.now+c.window, true)
-		case d <= c.window:
+			c.looked += c.limit
+			c.missed(c.now+c.limit, true)
+		case d <= c.limit:
 			c.looked += d
 			c.now += d
 			c.found()
 			return
 		default:
-			c.looked += c.window
-			c.missed(c.now+c.window, false)
+			c.looked += c.limit
+			c.missed(c.now+c.limit, false)
 		}
 	}
 	c.now += d + wakeUp
@@ -65,8 +65,8 @@ func TestPoller(t *testing.T) {
 	t.Run("requests that come seldom", func(t *testing.T) {
 		c := newClock()
 		c.gaps(100, 20*time.Microsecond)
-		if share := c.gaps(1000, 10*time.Millisecond); share > 0.0001 || c.window != 0 {
-			t.Errorf("%.2g of the time went into looking; the next look takes %v", share, c.window)
+		if share := c.gaps(1000, 10*time.Millisecond); share > 0.0001 || c.eager {
+			t.Errorf("%.2g of the time went into looking; eager: %v", share, c.eager)
 		}
 	})
 	for _, d := range []time.Duration{51, 60, 80, 90, 100, 150} {

@@ -87,6 +87,7 @@ func (l *loop) drain(r *ring) (busy bool) {
 		}
 		busy = true
 		left -= n
+		l.breathe()
 	}
 	return busy
 }
