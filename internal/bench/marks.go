@@ -231,7 +231,8 @@ const freeEnough = 1.9
 // free returns how many processors the client left to the server.
 func (f finding) free() float64 { return float64(f.report.CPUs) - f.m.Client }
 
-// queues reads the lowest rate with several queues over that with one. Otherwise than
+// queues reads the lowest rate with several queues over that with one and as many requests
+// in flight, or if that was not measured, as many in flight as in each. Otherwise than
 // ratios, the two are not neighbours in time. With room, 4 queues count, and only
 // where two processors are free; elsewhere the reading only tells.
 func queues(room bool) func([]finding) reading {
@@ -240,8 +241,12 @@ func queues(room bool) func([]finding) reading {
 		most := 0.0 // processors free where it was too few
 		for _, f := range list {
 			one := f.Case
-			one.Queues = 1
+			one.Queues, one.Depth = 1, f.Depth*f.Queues
 			base := first(list, one.label())
+			if base == nil {
+				one.Depth = f.Depth
+				base = first(list, one.label())
+			}
 			if f.Queues == 1 || base == nil || base.m.Rate == 0 || room && f.Queues != 4 {
 				continue
 			}

@@ -4,13 +4,14 @@
 //	ring 0 (hiprio) ──┐
 //	ring 1 ───────────┴─► loop 0 ─┐ inline      ┌─────────────┐
 //	ring 2 ─────────────► loop 1 ─┼────────────►│ fuse.Server │
-//	ring n ─────────────► loop n-1┘             └─────────────┘
+//	ring n ─────────────► loop ...┘             └─────────────┘
 //	                        │  ▲ finished             ▲
 //	                may block▼  │                     │
 //	                      workers ────────────────────┘
 //
 // One locked OS thread per request ring (a loop) runs requests inline and in
-// order of arrival. What would wait for a disk leaves for a worker and comes back
+// order of arrival. With more rings than processors several share one: threads that take
+// turns on a processor are slower than one. What would wait for a disk leaves for a worker and comes back
 // through the loop, which alone touches the ring. What waits for a lock is parked: it
 // has no thread at all until the file system wakes it. serve.go tells the life of one
 // request.
@@ -29,6 +30,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"time"
 
@@ -80,7 +82,7 @@ type Device struct {
 	log    *slog.Logger
 	config []byte
 	queues int
-	loops  []*loop // loops[i] serves ring i+1, and loops[0] the hiprio ring too
+	loops  []*loop // see loop
 	pool   *pool
 }
 
@@ -113,7 +115,7 @@ func New(server *fuse.Server, opt Options) (*Device, error) {
 		copy(d.config[:MaxTag], opt.Tag)
 		binary.LittleEndian.PutUint32(d.config[MaxTag:], uint32(opt.RequestQueues))
 	}
-	for i := range opt.RequestQueues {
+	for i := range min(opt.RequestQueues, runtime.NumCPU()) {
 		l, err := newLoop(i, server, d.pool, opt.Poll, log)
 		if err != nil {
 			d.Close()
@@ -162,7 +164,7 @@ func (d *Device) loop(n int) *loop {
 	if n == hiprio {
 		return d.loops[0]
 	}
-	return d.loops[n-1]
+	return d.loops[(n-1)%len(d.loops)]
 }
 
 // Reset drops the mount: nodes, handles and what INIT negotiated.

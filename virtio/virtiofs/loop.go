@@ -17,8 +17,8 @@ import (
 	"vfiofs/virtio"
 )
 
-// A loop is one OS thread that serves one request ring, and the hiprio ring if it
-// is loop 0. The thread lives while there is a ring to serve.
+// A loop is one OS thread that serves one request ring or several, and the hiprio ring if
+// it is loop 0. The thread lives while there is a ring to serve.
 type loop struct {
 	index  int
 	server *fuse.Server
