@@ -6,6 +6,18 @@ package guestmem
 //go:noescape
 func prefetch(read, write *byte)
 
+// prefetchLine starts to load the line at p.
+//
+//go:noescape
+func prefetchLine(p *byte)
+
+// PrefetchLine starts to bring the line that b begins in near the processor.
+func PrefetchLine(b []byte) {
+	if len(b) > 0 {
+		prefetchLine(&b[0])
+	}
+}
+
 // Prefetch starts to bring the start of in and the start of out, both not empty, near the
 // processor: what another one has just written takes as long to get here as a small
 // request takes to serve.

@@ -95,6 +95,9 @@ func (l *loop) drain(r *ring) (busy bool) {
 // take fills batch with the next n requests of r. What the driver has written is still
 // with its processor; to take several requests at once has the waiting for it overlap.
 func (l *loop) take(r *ring) (n int, err error) {
+	if r.Queue.Ahead(batch) == 0 {
+		return 0, nil
+	}
 	for ; n < len(l.batch); n++ {
 		req := l.batch[n]
 		ok, err := r.Queue.Next(&req.chain)

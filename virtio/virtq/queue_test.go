@@ -368,6 +368,39 @@ func TestNextUsed(t *testing.T) {
 }
 
 // TestNoAllocations takes and completes large chains of both kinds.
+// Ahead counts what waits, and believes nothing of it.
+func TestAhead(t *testing.T) {
+	r, q := start(t, virtqtest.Options{Indirect: true})
+	d := driver(t, r)
+	read := []virtq.Seg{{Addr: virtqtest.DataGPA, Len: 40}, {Addr: virtqtest.DataGPA + 64, Len: 40}}
+	if got := q.Ahead(8); got != 0 {
+		t.Errorf("Ahead(8) of an empty ring = %d; want 0", got)
+	}
+	d.Add(read, nil)
+	d.AddIndirect(read, nil, r.Bytes(virtqtest.HighGPA, 4096), virtqtest.HighGPA)
+	d.Publish()
+	if got := q.Ahead(8); got != 2 {
+		t.Errorf("Ahead(8) = %d; want 2", got)
+	}
+	if got := q.Ahead(1); got != 1 {
+		t.Errorf("Ahead(1) = %d; want 1", got)
+	}
+	// Heads, tables and an index that lead nowhere.
+	for i := range r.Desc {
+		r.Desc[i] = 0xff
+	}
+	for i := range r.Avail {
+		r.Avail[i] = 0xff
+	}
+	if got := q.Ahead(8); got != 8 {
+		t.Errorf("Ahead(8) of a ring full of ones = %d; want 8", got)
+	}
+	var c virtq.Chain
+	if ok, err := q.Next(&c); ok || err == nil {
+		t.Errorf("Next() = %v, %v; want an error", ok, err)
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	r, q := start(t, virtqtest.Options{EventIdx: true, Indirect: true})
 	d := driver(t, r)
