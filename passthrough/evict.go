@@ -16,7 +16,7 @@ import (
 type clock struct {
 	soft int64        // how many descriptors nodes shall have together
 	open atomic.Int64 // how many they have
-	ran  atomic.Bool  // a node may have been evicted
+	ran  atomic.Bool  // a node may have no descriptor
 
 	mu    sync.Mutex
 	slots []uint32
@@ -177,10 +177,7 @@ func (fs *FS) findable(t *thread, e *slot[node]) syscall.Errno {
 	if t.probe.Nlink == 0 {
 		return unix.ENOENT
 	}
-	born := birth(&t.probe)
-	if time.Now().Unix()-t.probe.Btime.Sec < fs.nodes.old {
-		born = 0
-	}
+	born := fs.lasting(&t.probe, time.Now())
 	s, _ := fs.nodes.shard(n.key)
 	s.mu.Lock()
 	n.way.born = born
@@ -238,4 +235,16 @@ func birth(st *unix.Statx_t) uint64 {
 		return 0
 	}
 	return uint64(st.Btime.Sec)<<31 ^ uint64(st.Btime.Nsec)<<1 | 1
+}
+
+// lasting returns the birth of what statx saw if that is enough to tell it from whatever
+// gets its number after now, when it must exist: it is so old that a later one is born at
+// another time. It is 0 otherwise. The device must be the root's, which stays: that of a
+// btrfs subvolume that is deleted may come back with a snapshot, whose inodes have numbers
+// and births of the original's (linux fs/super.c, get_anon_bdev).
+func (fs *FS) lasting(st *unix.Statx_t, now time.Time) uint64 {
+	if unix.Mkdev(st.Dev_major, st.Dev_minor) != fs.rootKey.dev || now.Unix()-st.Btime.Sec < fs.nodes.old {
+		return 0
+	}
+	return birth(st)
 }

@@ -22,11 +22,22 @@ func smallGuest(t testing.TB, m FileHandles) *guest {
 	})
 }
 
-// eachWay runs a test with file handles and without.
+// eachWay runs a test with file handles and without, and with inodes that are evicted and
+// such that never had a descriptor.
 func eachWay(t *testing.T, f func(t *testing.T, g *guest)) {
 	for _, m := range []FileHandles{HandlesPrefer, HandlesNever} {
 		t.Run(m.String(), func(t *testing.T) { f(t, smallGuest(t, m)) })
+		t.Run(m.String()+" lazy", func(t *testing.T) {
+			g := smallGuest(t, m)
+			g.lazy()
+			f(t, g)
+		})
 	}
+}
+
+// handles reports whether nodes without a descriptor have a file handle.
+func (g *guest) handles() bool {
+	return g.fs.opt.FileHandles != HandlesNever && g.fs.nodes.old != 0
 }
 
 // evictAll takes the descriptor from every node that can be found again.
@@ -131,7 +142,7 @@ func TestEvictedAndRenamedByTheHost(t *testing.T) {
 		same(t, "size under the name that was found", g.attr(near).Size, 4)
 
 		a, err := g.getattr(far, 0)
-		if g.fs.opt.FileHandles == HandlesNever {
+		if !g.handles() {
 			want(t, "GetAttr of a file that went elsewhere", err, unix.ESTALE)
 			_, err = g.getattr(far, 0)
 			want(t, "GetAttr again", err, unix.ESTALE)
@@ -290,13 +301,16 @@ func TestUnlinkedFilesFillTheBudget(t *testing.T) {
 			nodes = append(nodes, e.Node)
 		}
 		g.file("f", "", 0o644)
-		_, err := g.lookup(fuse.RootID, "f")
+		e, err := g.lookup(fuse.RootID, "f")
+		if err == nil && g.fs.nodes.old == 0 {
+			_, err = g.getattr(e.Node, 0)
+		}
 		want(t, "Lookup beyond the limit", err, unix.ENFILE)
 		for _, n := range nodes {
 			same(t, "nlink", g.attr(n).Nlink, 0)
 		}
 		g.forget(nodes[0], 1)
-		g.find("f")
+		g.attr(g.find("f").Node)
 	})
 }
 
@@ -389,7 +403,7 @@ func TestForgottenParent(t *testing.T) {
 		g.isEvicted(n)
 		g.forget(g.find("d").Node, 2)
 		_, err := g.getattr(n, 0)
-		if g.fs.opt.FileHandles == HandlesNever {
+		if !g.handles() {
 			want(t, "GetAttr", err, unix.ESTALE)
 		} else {
 			must(t, err)
@@ -567,9 +581,9 @@ func TestBirth(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g := smallGuest(t, HandlesPrefer)
-			g.fs.nodes.old = test.old
 			g.file("f", "", 0o644)
 			n := g.find("f").Node
+			g.fs.nodes.old = test.old
 			g.isEvicted(n)
 			e := g.fs.nodes.get(n)
 			defer g.fs.nodes.put(e)

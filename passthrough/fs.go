@@ -12,7 +12,8 @@
 //
 // An inode of the guest is an O_PATH descriptor, as long as it is used often: those used
 // least recently are closed and opened again when they are needed (evict.go, revive.go),
-// so that a guest may know millions. An open file or directory, and what has no name
+// so that a guest may know millions. A file that is not new begins without one, as most are
+// only looked at (lazy.go). An open file or directory, and what has no name
 // any more, keeps its descriptor. A descriptor is found by a single name below
 // another such descriptor, looked at through the descriptor, and opened through
 // /proc/self/fd, so nothing is ever resolved twice and no path of the host is ever

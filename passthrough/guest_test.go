@@ -42,6 +42,7 @@ func newGuest(t testing.TB, edit ...func(*Options) fuse.InitFlags) *guest {
 	}
 	t.Cleanup(func() { fs.Close() })
 	fs.spares.period = time.Hour // spares go when the test says so
+	fs.nodes.old = 3600          // nothing is old, unless the test says so
 	fs.Init(flags)
 	g := &guest{TB: t, fs: fs, dir: opt.SharedDir}
 	return g.thread(t)

@@ -3,6 +3,7 @@ package passthrough
 import (
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,9 +24,10 @@ type node struct {
 
 // The bits of a node's slot that are the slab's user's.
 const (
-	slotOpen    = slotUser      // fd is open; otherwise it was evicted
+	slotOpen    = slotUser      // fd is open; otherwise it was evicted, or never was (lazy.go)
 	slotFixed   = slotUser << 1 // it would not be found again, so it should not be evicted
 	slotUnnamed = slotUser << 2 // the guest took a name from it: then it must not be
+	slotUnheld  = slotUser << 3 // no request has needed fd yet, and the node could begin without
 )
 
 // A key identifies an inode of the host as long as a descriptor keeps it.
@@ -52,6 +54,7 @@ type nodes struct {
 	slab   slab[node]
 	clock  clock
 	mounts mounts
+	lazy   predictor
 	shards [nodeShards]shard
 	old    int64 // see oldAge
 }
@@ -106,19 +109,30 @@ func (fs *FS) endNode(n *node) {
 }
 
 // hold finds the node of a request and keeps its descriptor open until put. One that
-// was evicted is opened again.
+// has none gets it now.
 func (fs *FS) hold(t *thread, id fuse.NodeID) (*slot[node], syscall.Errno) {
 	e := fs.nodes.get(id)
 	if e == nil {
 		return nil, unix.EBADF
 	}
-	if !e.open() {
-		if errno := fs.revive(t, e); errno != 0 {
+	if e.state.Load()&(slotOpen|slotUnheld) != slotOpen {
+		if errno := fs.ensureOpen(t, e); errno != 0 {
 			fs.nodes.put(e)
 			return nil, errno
 		}
 	}
 	return e, 0
+}
+
+// ensureOpen sees to it that a node in use has its descriptor.
+func (fs *FS) ensureOpen(t *thread, e *slot[node]) syscall.Errno {
+	if e.state.Load()&slotUnheld != 0 && e.state.And(^uint64(slotUnheld))&slotUnheld != 0 {
+		fs.nodes.lazy.count(lazyHeld)
+	}
+	if e.open() {
+		return 0
+	}
+	return fs.revive(t, e)
 }
 
 // get finds a node and keeps it until put, or returns nil. Its descriptor may be
@@ -137,13 +151,17 @@ func (t *nodes) find(s *shard, h uint32, k key) *slot[node] {
 }
 
 // claim counts one lookup of the inode that fd refers to, which becomes a node if it
-// was none. parent and name are where it was found; without a name it was not. claim
-// owns fd from here on.
+// was none; the thread has its attributes. parent and name are where it was found; without
+// a name it was not. claim owns fd from here on.
 //
 // Everything is decided at once, under the lock of the shard; what the decision needs
 // and takes a system call is got first, and then all is looked at again.
-func (fs *FS) claim(t *thread, k key, fd int, typ uint32, parent fuse.NodeID, name []byte) (fuse.NodeID, syscall.Errno) {
-	tab := &fs.nodes
+func (fs *FS) claim(t *thread, fd int, parent fuse.NodeID, name []byte) (fuse.NodeID, syscall.Errno) {
+	tab, k, typ := &fs.nodes, keyOf(&t.stat), uint32(t.stat.Mode)&unix.S_IFMT
+	born, bits := fs.lasting(&t.stat, time.Now()), uint64(slotOpen)
+	if fs.optional(&t.stat, name) && born != 0 {
+		bits |= slotUnheld
+	}
 	s, h := tab.shard(k)
 	room, seen, witness := false, false, uint64(0)
 	for {
@@ -177,13 +195,18 @@ func (fs *FS) claim(t *thread, k key, fd int, typ uint32, parent fuse.NodeID, na
 				fs.budget.give()
 				return 0, unix.ENFILE
 			}
-			e.v = node{id: fuse.NodeID(id), key: k, fd: fd, typ: typ, count: 1}
+			e.v = node{id: fuse.NodeID(id), key: k, fd: fd, typ: typ, count: 1, way: way{born: born}}
 			s.index.add(h, e.n)
-			tab.slab.publish(e, slotOpen)
+			tab.slab.publish(e, bits)
 			s.setName(e, parent, name)
 			tab.clock.add(e)
 			s.mu.Unlock()
+			if bits&slotUnheld != 0 {
+				tab.lazy.count(lazyMade)
+			}
 			return fuse.NodeID(id), 0
+		case born != 0 && born == e.v.way.born:
+			// The same inode, whatever the witness.
 		case !seen:
 			s.mu.Unlock()
 			witness, seen = fs.witness(t, fd, nil), true
@@ -202,11 +225,36 @@ func (fs *FS) claim(t *thread, k key, fd int, typ uint32, parent fuse.NodeID, na
 	}
 }
 
+// claimSeen is claim for what statx saw under a name, without a descriptor. born tells the
+// inode from every later one with its key, and so does that of a node in the table. It
+// reports false if it takes a descriptor to say which node it is.
+func (t *nodes) claimSeen(k key, typ uint32, born uint64, parent fuse.NodeID, name []byte) (fuse.NodeID, bool) {
+	s, h := t.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := t.find(s, h, k)
+	if e == nil {
+		var id uint64
+		if e, id = t.slab.alloc(); e == nil {
+			return 0, false
+		}
+		e.v = node{id: fuse.NodeID(id), key: k, fd: -1, typ: typ, way: way{born: born}}
+		s.index.add(h, e.n)
+		t.slab.publish(e, slotUnheld)
+		t.lazy.count(lazyMade)
+	} else if e.v.way.born != born {
+		return 0, false
+	}
+	e.v.count++
+	s.setName(e, parent, name)
+	return e.v.id, true
+}
+
 // open reports whether a node has its descriptor. It keeps it while it is in use or its
 // shard is locked.
 func (e *slot[node]) open() bool { return e.state.Load()&slotOpen != 0 }
 
-// install gives a descriptor back to a node that was evicted. Its shard is locked.
+// install gives a descriptor to a node that has none. Its shard is locked.
 func (t *nodes) install(e *slot[node], fd int) {
 	e.v.fd = fd
 	e.state.Or(slotOpen)
@@ -223,7 +271,7 @@ func (t *nodes) countAgain(e *slot[node], parent fuse.NodeID, name []byte) bool 
 		return false
 	}
 	e.v.count++
-	if e.state.Load()&slotFixed != 0 {
+	if e.state.Load()&(slotOpen|slotFixed) != slotOpen { // it may need a name that is true
 		s.setName(e, parent, name)
 	}
 	return true

@@ -36,17 +36,16 @@ func (fs *FS) Forget(_ *fuse.Context, node fuse.NodeID, count uint64) {
 // inode by a name comes through here or through find.
 func (fs *FS) lookup(t *thread, d *node, name *byte, out *fuse.Entry) syscall.Errno {
 	h := fs.hints.of(d.id, text(name))
-	n, gen, known := h.load()
-	if !known {
-		return fs.find(t, d, name, out)
+	errno, ok := syscall.Errno(0), false
+	if n, gen, known := h.load(); known {
+		e := fs.nodes.slab.recall(n, gen) // nil for slot 0
+		if e != nil || n == 0 {
+			errno, ok = fs.confirm(t, d, name, e, out)
+		}
+		fs.putNamed(e)
 	}
-	e := fs.nodes.slab.recall(n, gen) // nil for slot 0
-	if e == nil && n != 0 {
-		return fs.find(t, d, name, out)
-	}
-	errno, ok := fs.confirm(t, d, name, e, out)
-	if e != nil {
-		fs.nodes.put(e)
+	if !ok {
+		errno, ok = fs.glance(t, d, name, h, out)
 	}
 	if !ok {
 		return fs.find(t, d, name, out)
@@ -71,19 +70,17 @@ func (fs *FS) confirm(t *thread, d *node, name *byte, e *slot[node], out *fuse.E
 	}
 	// The inode that has the witness now also had the number just before, when statx saw
 	// it.
-	if b := birth(&t.stat); !held && (b == 0 || b != fs.nodes.birthOf(e)) {
-		if w := fs.witness(t, d.fd, name); w == 0 || w != fs.nodes.witnessOf(e) {
-			return 0, false
-		}
+	if !held && !fs.knows(t, e, &t.stat, d.fd, name) {
+		return 0, false
 	}
 	if !fs.nodes.countAgain(e, d.id, text(name)) {
 		return 0, false
 	}
-	fs.describe(t, d, e.v.id, e.v.key, e.v.typ, out)
+	fs.describe(t, d, e.v.id, out)
 	return 0, true
 }
 
-// find is lookup without hints. It first takes hold of the object and then looks at
+// find is lookup with a descriptor. It first takes hold of the object and then looks at
 // it, so that the two agree (E.3.3).
 func (fs *FS) find(t *thread, d *node, name *byte, out *fuse.Entry) syscall.Errno {
 	fd, e := fs.open(t, d.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
@@ -111,23 +108,24 @@ func (fs *FS) adopt(t *thread, d *node, name *byte, fd int, out *fuse.Entry) sys
 	if name != nil {
 		nm = text(name)
 	}
-	k, typ := keyOf(&t.stat), uint32(t.stat.Mode)&unix.S_IFMT
-	id, e := fs.claim(t, k, fd, typ, d.id, nm)
+	id, e := fs.claim(t, fd, d.id, nm)
 	if e != 0 {
 		return e
 	}
 	if name != nil {
 		fs.hints.of(d.id, nm).set(id)
 	}
-	fs.describe(t, d, id, k, typ, out)
+	fs.describe(t, d, id, out)
 	return 0
 }
 
 // describe makes the entry of node id, found below d, of what statx said last.
-func (fs *FS) describe(t *thread, d *node, id fuse.NodeID, k key, typ uint32, out *fuse.Entry) {
+func (fs *FS) describe(t *thread, d *node, id fuse.NodeID, out *fuse.Entry) {
 	*out = fuse.Entry{Node: id, EntryValid: fs.policy.valid, AttrValid: fs.policy.valid}
 	fs.setAttr(&out.Attr, &t.stat)
-	if typ == unix.S_IFDIR && (k.dev != d.key.dev || k.mnt != d.key.mnt) && fs.has(fuse.Submounts) {
-		out.Attr.Flags |= fuse.AttrSubmount
+	if t.stat.Mode&unix.S_IFMT == unix.S_IFDIR && fs.has(fuse.Submounts) {
+		if k := keyOf(&t.stat); k.dev != d.key.dev || k.mnt != d.key.mnt {
+			out.Attr.Flags |= fuse.AttrSubmount
+		}
 	}
 }

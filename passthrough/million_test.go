@@ -157,6 +157,7 @@ func walk(t *testing.T, x tree) {
 		must(t, o.FileHandles.UnmarshalText([]byte(os.Getenv(walkEnv+"_MODE"))))
 		return fuse.DoReaddirplus
 	})
+	g.fs.nodes.old = oldAge
 	most, files := 0, 0
 	dirs := make([]fuse.NodeID, 0, x.dirs)
 	w, below := walker{guest: g}, walker{guest: g}

@@ -3,7 +3,8 @@ package passthrough
 // What the guest's own changes mean for the ways back to nodes.
 
 // named returns the node, in use, of what a name below d leads to, or nil. As long as no
-// node was ever evicted a hint is good enough.
+// node is without its descriptor a hint is good enough; then what the host has put there
+// since must be found, which may be one that loses its only way.
 func (fs *FS) named(t *thread, d *node, name *byte) *slot[node] {
 	tab := &fs.nodes
 	if n, gen, known := fs.hints.of(d.id, text(name)).load(); known && !tab.clock.ran.Load() {
@@ -27,8 +28,8 @@ func (fs *FS) named(t *thread, d *node, name *byte) *slot[node] {
 // and after that because it has no links.
 func (fs *FS) victim(t *thread, d *node, name *byte) *slot[node] {
 	e := fs.named(t, d, name)
-	if e != nil && !e.open() {
-		fs.revive(t, e) // if it cannot be, it is gone already
+	if e != nil {
+		fs.ensureOpen(t, e) // if it cannot be, it is gone already
 	}
 	return e
 }

@@ -20,7 +20,7 @@ type recall struct {
 // true one after the other may lead in a circle.
 const maxDepth = 64
 
-// revive opens the descriptor of a node in use that was evicted. ESTALE means that the
+// revive opens the descriptor of a node in use that has none. ESTALE means that the
 // inode is gone, or that nobody knows where it is: guests look up the path again.
 func (fs *FS) revive(t *thread, e *slot[node]) syscall.Errno {
 	if t.depth == maxDepth {
@@ -112,7 +112,7 @@ func exhausted(e syscall.Errno) bool {
 // not. A file handle is a witness itself.
 func (fs *FS) verify(t *thread, e *slot[node], fd int, byName bool) syscall.Errno {
 	errno := statx(fd, &t.probe, fs.host.statxMask)
-	if errno == 0 && (keyOf(&t.probe) != e.v.key || byName && fs.witness(t, fd, nil) != fs.nodes.witnessOf(e)) {
+	if errno == 0 && (keyOf(&t.probe) != e.v.key || byName && !fs.knows(t, e, &t.probe, fd, nil)) {
 		errno = unix.ESTALE
 	}
 	if errno != 0 {
@@ -121,18 +121,18 @@ func (fs *FS) verify(t *thread, e *slot[node], fd int, byName bool) syscall.Errn
 	return errno
 }
 
-func (t *nodes) witnessOf(e *slot[node]) uint64 {
-	s, _ := t.shard(e.v.key)
+// knows reports whether an inode with the key of an evicted node is the node's, by its
+// birth or else by its witness. It is that of a descriptor, or of a name below it if that
+// is not nil; st is what statx said of it.
+func (fs *FS) knows(t *thread, e *slot[node], st *unix.Statx_t, fd int, name *byte) bool {
+	s, _ := fs.nodes.shard(e.v.key)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return e.v.way.witness
-}
-
-func (t *nodes) birthOf(e *slot[node]) uint64 {
-	s, _ := t.shard(e.v.key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return e.v.way.born
+	born, witness := e.v.way.born, e.v.way.witness
+	s.mu.Unlock()
+	if born != 0 && born == birth(st) {
+		return true
+	}
+	return witness != 0 && witness == fs.witness(t, fd, name)
 }
 
 // wayPath returns the nearest directory above an evicted node that has its descriptor,

@@ -36,7 +36,7 @@ type slot[T any] struct {
 const (
 	slotLive   = 1 << 31
 	slotRecent = 1 << 30 // found by its id since somebody cleared this bit
-	slotUser   = 1 << 27 // this bit and the next two are the user's
+	slotUser   = 1 << 26 // this bit and the next three are the user's
 	slotUses   = slotUser - 1
 )
 

@@ -51,9 +51,27 @@ func countedOps(t *testing.T) []counted {
 	s.isEvicted(s.find("f").Node)
 
 	old := smallGuest(t, HandlesPrefer)
-	old.fs.nodes.old = 0
 	old.file("f", "x", 0o644)
-	old.isEvicted(old.find("f").Node)
+	on := old.find("f").Node
+	old.fs.nodes.old = 0
+	old.isEvicted(on)
+
+	lazy := newGuest(t)
+	lazy.lazy()
+	lazy.file("other", "", 0o644)
+	lazy.file("f", "x", 0o644)
+	lazy.find("f")
+	lazy.mkdir("d", 0o755)
+	ld := lazy.find("d").Node
+	ldh := lazy.opendir(ld)
+	for i := range 8 {
+		lazy.file(fmt.Sprintf("d/%d", i), "", 0o644)
+	}
+	used := newGuest(t) // its files are looked up to be opened
+	used.fs.host.ready, used.fs.nodes.old = true, 0
+	used.file("f", "x", 0o644)
+	young := newGuest(t)
+	young.file("f", "x", 0o644)
 
 	v := vec(make([]byte, 10))
 	var (
@@ -68,6 +86,16 @@ func countedOps(t *testing.T) []counted {
 		gone  = []byte("gone")
 		made  = []byte("made")
 	)
+	cycle := func(g *guest) func() {
+		return func() {
+			must(t, g.fs.Lookup(g.c, fuse.RootID, f, &e))
+			must(t, g.fs.Open(g.c, e.Node, unix.O_RDONLY, false, &o))
+			_, err := g.fs.Read(g.c, e.Node, o.Handle, v, 0)
+			must(t, err)
+			must(t, g.release(e.Node, o.Handle))
+			g.forget(e.Node, 1)
+		}
+	}
 	return []counted{
 		{"lookup of a known name", 1, func() { must(t, g.fs.Lookup(g.c, fuse.RootID, f, &e)) }},
 		{"lookup of a missing name", 1, func() { want(t, "Lookup", g.fs.Lookup(g.c, fuse.RootID, gone, &e), unix.ENOENT) }},
@@ -75,6 +103,13 @@ func countedOps(t *testing.T) []counted {
 			must(t, g.fs.Lookup(g.c, fuse.RootID, other, &e))
 			g.forget(e.Node, 1)
 		}},
+		{"lookup of a new name of an old file and forget", 1, func() {
+			must(t, lazy.fs.Lookup(lazy.c, fuse.RootID, other, &e))
+			lazy.forget(e.Node, 1)
+		}},
+		{"lookup of a known name of an old file", 1, func() { must(t, lazy.fs.Lookup(lazy.c, fuse.RootID, f, &e)) }},
+		{"lookup, open, read, release, forget of a young file", 7, cycle(young)},
+		{"lookup, open, read, release, forget of an old file", 7, cycle(used)},
 		{"lookup of an evicted node", 1, func() { must(t, old.fs.Lookup(old.c, fuse.RootID, f, &e)) }},
 		{"lookup of an evicted node that is young", 2, func() { must(t, s.fs.Lookup(s.c, fuse.RootID, f, &e)) }},
 		{"getattr", 1, func() { _, err := g.fs.GetAttr(g.c, n, 0, &a); must(t, err) }},
@@ -99,6 +134,13 @@ func countedOps(t *testing.T) []counted {
 		{"readdirplus of 8 known entries", 8 + 3, func() {
 			dbuf.Reset(4096)
 			must(t, g.fs.ReadDir(g.c, d, dh, 0, true, &dbuf))
+		}},
+		{"readdirplus of 8 new names of old files and forget", 8 + 3, func() {
+			list, err := lazy.readdir(ld, ldh, 0, 4096, true)
+			must(t, err)
+			for _, x := range list {
+				lazy.forget(x.node, 1)
+			}
 		}},
 	}
 }

@@ -15,7 +15,7 @@ import (
 type way struct {
 	parent  fuse.NodeID // directory that had the name; 0 if there is no name
 	witness uint64      // tells the inode from a later one with its number; 0 if unknown
-	born    uint64      // its birth, if that alone tells them apart; see findable
+	born    uint64      // its birth, if that alone tells them apart (lasting); else 0
 	text    uint32      // in the arena; 0 if there is neither name nor handle
 }
 
