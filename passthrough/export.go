@@ -19,6 +19,7 @@ const dotdot = "..\x00"
 // E.3.5; linux fs/fuse/inode.c, fuse_get_dentry and fuse_get_parent). "." of a node
 // that is not known any more is ESTALE, which is what NFS calls it.
 func (fs *FS) lookupDot(t *thread, id fuse.NodeID, up bool, out *fuse.Entry) syscall.Errno {
+	fs.exported.Store(true) // see optionally
 	s, e := fs.hold(t, id)
 	if e != 0 {
 		if e == unix.EBADF {

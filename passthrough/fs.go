@@ -139,13 +139,14 @@ type FS struct {
 
 	rootKey key
 
-	flags   atomic.Uint64 // fuse.InitFlags that were negotiated
-	budget  budget
-	nodes   nodes
-	hints   hints
-	handles handles
-	spares  spares
-	locks   locks
+	flags    atomic.Uint64 // fuse.InitFlags that were negotiated
+	budget   budget
+	nodes    nodes
+	hints    hints
+	handles  handles
+	spares   spares
+	exported atomic.Bool // the guest has looked "." or ".." up
+	locks    locks
 	// appends serialises appending writes by node, for hosts without RWF_APPEND.
 	appends  [16]sync.Mutex
 	troubles [3]atomic.Int64 // when each trouble was last logged, Unix seconds
@@ -281,6 +282,7 @@ func (fs *FS) Init(flags fuse.InitFlags) {
 
 // Destroy implements fuse.FileSystem. The root stays.
 func (fs *FS) Destroy() {
+	fs.exported.Store(false)
 	fs.locks.dropAll()
 	fs.handles.drop()
 	fs.nodes.drop()

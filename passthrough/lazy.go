@@ -81,10 +81,11 @@ func (fs *FS) glance(t *thread, d *node, name *byte, h hint, out *fuse.Entry) (e
 }
 
 // optionally reports whether nodes may begin without a descriptor at all. A guest that
-// exports the share uses inodes of whose directories it knows nothing any more; they would
-// have no name.
+// exports the share may use inodes of whose directories it knows nothing any more; they
+// would have no name. It shows by LOOKUP of ".", which also gives such an inode its
+// descriptor.
 func (fs *FS) optionally() bool {
-	return fs.host.ready && fs.opt.FileHandles != HandlesMandatory && !fs.opt.Export
+	return fs.host.ready && fs.opt.FileHandles != HandlesMandatory && !fs.exported.Load()
 }
 
 // optional reports whether what statx saw under a name may begin without a descriptor, if

@@ -72,6 +72,9 @@ func TestLazyIsForFewTypes(t *testing.T) {
 		}
 	}
 	plain := option(func(*Options) {})
+	exports := func(t *testing.T) *guest {
+		return lazyGuest(t, func(o *Options) fuse.InitFlags { o.Export = true; return fuse.ExportSupport })
+	}
 	for _, test := range []struct {
 		name  string
 		guest func(t *testing.T) *guest
@@ -98,10 +101,15 @@ func TestLazyIsForFewTypes(t *testing.T) {
 			g.fs.host.ready = false
 			return g
 		}, func(g *guest, name string) { g.file(name, "", 0o644) }, false},
-		{
-			"share that the guest exports", option(func(o *Options) { o.Export = true }),
-			func(g *guest, name string) { g.file(name, "", 0o644) }, false,
-		},
+		{"share that the guest could export", exports, func(g *guest, name string) { g.file(name, "", 0o644) }, true},
+		{"share that the guest exports", exports, func(g *guest, name string) {
+			g.file("other", "", 0o644)
+			n := g.findLazy("other").Node
+			_, err := g.lookup(n, ".")
+			must(g, err)
+			same(g, "descriptor of what is exported", g.evicted(n), false)
+			g.file(name, "", 0o644)
+		}, false},
 		{"mandatory file handles", func(t *testing.T) *guest {
 			needRoot(t)
 			return option(func(o *Options) { o.FileHandles = HandlesMandatory })(t)
