@@ -179,6 +179,9 @@ func (g *guest) attr(node fuse.NodeID) fuse.Attr {
 	return a
 }
 
+// use makes a request that needs the node's descriptor.
+func (g *guest) use(node fuse.NodeID) error { return g.fs.Access(g.c, node, 0) }
+
 func (g *guest) setattr(node fuse.NodeID, in fuse.SetAttr) (fuse.Attr, error) {
 	var a fuse.Attr
 	_, err := g.fs.SetAttr(g.c, node, &in, &a)

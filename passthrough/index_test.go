@@ -112,7 +112,7 @@ func FuzzWay(f *testing.F) {
 		if got := h.appendTo(nil); len(handle) >= 4 && !slices.Equal(got, handle) {
 			t.Fatalf("handle = %x; want %x", got, handle)
 		}
-		var s shard
+		s := shard{table: new(nodes)}
 		var e slot[node]
 		s.setName(&e, 7, []byte("before"))
 		s.setHandle(&e, handle)

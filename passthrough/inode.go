@@ -55,6 +55,7 @@ type nodes struct {
 	clock  clock
 	mounts mounts
 	lazy   predictor
+	lone   lone
 	shards [nodeShards]shard
 	old    int64 // see oldAge
 }
@@ -68,6 +69,8 @@ const nodeShards = 64
 // A shard is a part of the identity map. The root is in none: no lookup may find it,
 // as guests take node 1 under a name for an error (fs-device.md D.7.2).
 type shard struct {
+	table *nodes
+
 	mu    sync.Mutex
 	index index // by key
 	arena arena // of the ways of its nodes
@@ -82,6 +85,9 @@ func (t *nodes) shard(k key) (*shard, uint32) {
 // initNodes makes an empty table around the root. root stays the caller's.
 func (fs *FS) initNodes(root int, k key) {
 	t := &fs.nodes
+	for i := range t.shards {
+		t.shards[i].table = t
+	}
 	t.slab.end = fs.endNode
 	t.old = oldAge
 	t.clock.init(fs.budget.limit)
@@ -106,6 +112,7 @@ func (fs *FS) endNode(n *node) {
 		unix.Close(n.fd)
 		fs.budget.give()
 	}
+	t.settle()
 }
 
 // hold finds the node of a request and keeps its descriptor open until put. One that
@@ -170,7 +177,7 @@ func (fs *FS) claim(t *thread, fd int, parent fuse.NodeID, name []byte) (fuse.No
 		switch {
 		case e != nil && e.open():
 			// Its own descriptor keeps the inode, so that it must be the same.
-			e.v.count++
+			tab.count(e)
 			s.setName(e, parent, name)
 			id := e.v.id
 			s.mu.Unlock()
@@ -216,7 +223,7 @@ func (fs *FS) claim(t *thread, fd int, parent fuse.NodeID, name []byte) (fuse.No
 			s.mu.Unlock()
 			continue
 		}
-		e.v.count++
+		tab.count(e)
 		s.setName(e, parent, name)
 		tab.install(e, fd)
 		id := e.v.id
@@ -245,7 +252,7 @@ func (t *nodes) claimSeen(k key, typ uint32, born uint64, parent fuse.NodeID, na
 	} else if e.v.way.born != born {
 		return 0, false
 	}
-	e.v.count++
+	t.count(e)
 	s.setName(e, parent, name)
 	return e.v.id, true
 }
@@ -261,23 +268,31 @@ func (t *nodes) install(e *slot[node], fd int) {
 	t.clock.add(e)
 }
 
+// count counts one lookup. The node's shard is locked.
+func (t *nodes) count(e *slot[node]) {
+	if e.v.count++; e.v.count == 1 {
+		e.kin.And(^uint64(kinForgotten))
+	}
+}
+
 // countAgain counts one more lookup of a node in use, that was just seen under a name.
 // It reports false if the node is forgotten by now.
 func (t *nodes) countAgain(e *slot[node], parent fuse.NodeID, name []byte) bool {
 	s, _ := t.shard(e.v.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.v.count == 0 {
+	if e.state.Load()&slotLive == 0 {
 		return false
 	}
-	e.v.count++
+	t.count(e)
 	if e.state.Load()&(slotOpen|slotFixed) != slotOpen { // it may need a name that is true
 		s.setName(e, parent, name)
 	}
 	return true
 }
 
-// forget takes n lookups back. A node without lookups is gone, except the root.
+// forget takes n lookups back. A node without lookups is gone, except the root and
+// directories through which ways lead (kin.go).
 func (t *nodes) forget(id fuse.NodeID, n uint64) {
 	if e := t.get(id); e != nil {
 		t.forgetSlot(e, n)
@@ -293,7 +308,7 @@ func (t *nodes) forgetSlot(e *slot[node], n uint64) {
 	s, h := t.shard(e.v.key)
 	s.mu.Lock()
 	e.v.count -= min(n, e.v.count)
-	if e.v.count == 0 && t.slab.kill(e) {
+	if e.v.count == 0 && e.childless() && t.slab.kill(e) {
 		s.index.remove(h, e.n)
 	}
 	s.mu.Unlock()
@@ -302,9 +317,12 @@ func (t *nodes) forgetSlot(e *slot[node], n uint64) {
 // drop forgets everything.
 func (t *nodes) drop() {
 	for n := range t.slab.used() {
-		if e := t.slab.pin(n); e != nil {
-			t.forgetSlot(e, ^uint64(0))
-			t.put(e)
+		e := t.slab.pin(n)
+		if e == nil {
+			continue
 		}
+		e.kin.And(^uint64(kinForgotten<<1 - 1)) // its kin go, too
+		t.forgetSlot(e, ^uint64(0))
+		t.put(e)
 	}
 }

@@ -339,7 +339,7 @@ func TestLazyMeetsDescriptor(t *testing.T) {
 		g.file("a", "", 0o644)
 		must(t, os.Link(g.path("a"), g.path("b")))
 		n := g.find("a").Node
-		g.attr(n)
+		must(t, g.release(n, g.open(n, unix.O_RDONLY)))
 		g.fs.nodes.old = 0
 		same(t, "node of the other name", g.find("b").Node, n)
 		same(t, "has its descriptor", !g.evicted(n), true)
@@ -457,8 +457,8 @@ func TestPredictorCounts(t *testing.T) {
 	}
 	same(t, "calls won by 10 lookups", p.won.Load(), -10+10*lazyMade)
 	for i := range 10 {
-		g.attr(g.find(fmt.Sprint(i)).Node)
-		g.attr(g.find(fmt.Sprint(i)).Node)
+		must(t, g.use(g.find(fmt.Sprint(i)).Node))
+		must(t, g.use(g.find(fmt.Sprint(i)).Node))
 	}
 	same(t, "calls lost when all are used", p.won.Load(), -10+10*(lazyMade+lazyHeld))
 }

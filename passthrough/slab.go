@@ -29,7 +29,8 @@ const (
 // A slot's state is generation<<32 | live | recent | the user's bits | uses.
 type slot[T any] struct {
 	state atomic.Uint64
-	n     uint32 // own number
+	kin   atomic.Uint64 // of nodes: see kin.go
+	n     uint32        // own number
 	v     T
 }
 
@@ -65,6 +66,7 @@ func (s *slab[T]) alloc() (*slot[T], uint64) {
 
 // publish makes a filled slot live, with some of the user's bits set.
 func (s *slab[T]) publish(e *slot[T], bits uint64) {
+	e.kin.Store(e.state.Load() >> 32 << 32)
 	e.state.Store(e.state.Load() | slotLive | bits)
 }
 

@@ -242,7 +242,7 @@ func TestSpareEnds(t *testing.T) {
 			g.isEvicted(m)
 			must(g, g.release(n, g.open(n, unix.O_RDONLY)))
 			defer exhaust(g)()
-			g.attr(m)
+			must(g, g.use(m))
 		},
 		"INIT":  func(g *guest, _ fuse.NodeID) { g.fs.Init(0) },
 		"close": func(g *guest, _ fuse.NodeID) { must(g, g.fs.Close()) },

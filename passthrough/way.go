@@ -55,7 +55,16 @@ func (s *shard) setName(e *slot[node], parent fuse.NodeID, name []byte) {
 		return
 	}
 	s.rewrite(w, name, s.handle(w))
-	w.parent = parent
+	s.lead(w, parent)
+}
+
+// lead has a way begin at another directory, or nowhere if that is 0.
+func (s *shard) lead(w *way, parent fuse.NodeID) {
+	if w.parent != parent {
+		s.table.join(parent)
+		s.table.leave(w.parent)
+		w.parent = parent
+	}
 }
 
 // dropName notes that the name below parent is not the node's any more.
@@ -63,7 +72,7 @@ func (s *shard) dropName(e *slot[node], parent fuse.NodeID, name []byte) {
 	w := &e.v.way
 	if w.parent == parent && bytes.Equal(s.name(w), name) {
 		s.rewrite(w, nil, s.handle(w))
-		w.parent = 0
+		s.lead(w, 0)
 	}
 }
 
@@ -77,6 +86,7 @@ func (s *shard) setHandle(e *slot[node], handle []byte) {
 func (s *shard) dropWay(n *node) bool {
 	held := len(s.handle(&n.way)) > 0
 	s.rewrite(&n.way, nil, nil)
+	s.lead(&n.way, 0)
 	n.way = way{}
 	return held
 }
