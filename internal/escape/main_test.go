@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -54,6 +55,8 @@ func again() int {
 // privileged reports whether other users exist here: not in the namespace of an
 // ordinary user, who is root there.
 func privileged() bool {
+	runtime.LockOSThread() // or another thread gets its user back, and this one stays nobody
+	defer runtime.UnlockOSThread()
 	return unix.Access("/proc/1/environ", unix.R_OK) == nil && unix.Setfsuid(nobody) == nil && unix.Setfsuid(0) == nil
 }
 
