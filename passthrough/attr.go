@@ -74,10 +74,14 @@ func (fs *FS) GetAttr(c *fuse.Context, node fuse.NodeID, h fuse.Handle, out *fus
 
 // seen looks at a node that has no descriptor under its name, and reports whether that was
 // it. Then it needs none: a guest that asks for the attributes of a million files gets them
-// without opening any.
+// without opening any. A node that is used again gets one if there is room, because to look
+// at that takes half as long.
 func (fs *FS) seen(t *thread, id fuse.NodeID) bool {
-	e := fs.nodes.slab.at(uint32(id))
-	if e == nil || e.open() {
+	e, c := fs.nodes.slab.at(uint32(id)), &fs.nodes.clock
+	if e == nil {
+		return false
+	}
+	if st := e.state.Load(); st&slotOpen != 0 || st&slotRecent != 0 && c.open.Load() < c.soft {
 		return false
 	}
 	if e = fs.nodes.get(id); e == nil {
