@@ -182,9 +182,16 @@ func TestEvictedAndReplacedByTheHost(t *testing.T) {
 }
 
 // TestH074ReuseOfEvicted: the inode number of a file that is gone comes back with
-// another file. ext4 does that at once.
+// another file. ext4 does that at once, or gives it to whoever makes a file meanwhile.
 func TestH074ReuseOfEvicted(t *testing.T) {
 	eachWay(t, func(t *testing.T, g *guest) {
+		var others sync.WaitGroup
+		defer others.Wait()
+		stop, dir := make(chan struct{}), t.TempDir()
+		defer close(stop)
+		for i := range 2 {
+			others.Go(func() { makeAndRemove(filepath.Join(dir, fmt.Sprint(i)), stop) })
+		}
 		reused := 0
 		for i := range 20 {
 			a, b := fmt.Sprint("a", i), fmt.Sprint("b", i)
@@ -209,6 +216,21 @@ func TestH074ReuseOfEvicted(t *testing.T) {
 		}
 		t.Logf("%d of 20 inode numbers came back", reused)
 	})
+}
+
+// makeAndRemove makes a file and removes it, again and again.
+func makeAndRemove(name string, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if f, err := os.Create(name); err == nil {
+			f.Close()
+			os.Remove(name)
+		}
+	}
 }
 
 func TestEvictedAndUnlinkedByTheGuest(t *testing.T) {

@@ -71,7 +71,9 @@ func (fs *FS) reach(t *thread, e *slot[node]) (int, syscall.Errno) {
 		if errno == 0 {
 			errno = fs.verify(t, e, fd, false)
 		}
-		if errno == 0 || exhausted(errno) {
+		// ENOMEM is also what ext4 says while another file is being made that gets the number
+		// of one that is gone (linux fs/inode.c, iget_locked and I_CREATING): the name knows.
+		if errno == 0 || exhausted(errno) && errno != unix.ENOMEM {
 			return fd, errno
 		}
 		gone = errno == unix.ESTALE
