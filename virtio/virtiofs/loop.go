@@ -47,6 +47,7 @@ type loop struct {
 	away     int        // requests of all rings that are with workers
 	parked   []*request // those that wait for a lock
 	poll     poller
+	helper   helper
 	made     time.Time     // see now
 	clock    time.Duration // now, when it was last looked at
 	breathed time.Duration // see breathe
@@ -54,7 +55,7 @@ type loop struct {
 }
 
 func newLoop(index int, server *fuse.Server, pool *pool, poll time.Duration, log *slog.Logger) (*loop, error) {
-	l := &loop{index: index, server: server, pool: pool, log: log, poll: newPoller(poll), made: time.Now()}
+	l := &loop{index: index, server: server, pool: pool, log: log, poll: newPoller(poll), helper: newHelper(), made: time.Now()}
 	for i := range l.batch {
 		l.batch[i] = new(request)
 	}
@@ -235,17 +236,27 @@ func (r *ring) ready() bool { return !r.broken && r.stopped == nil }
 
 // notices looks at what other threads have left.
 func (l *loop) notices() {
+	l.collect()
 	l.mu.Lock()
-	l.noticed.Store(false)
+	l.noticed.Store(len(l.finished) > 0)
 	commands := l.commands
 	l.commands = nil
-	l.taken, l.finished = l.finished, l.taken[:0]
 	l.mu.Unlock()
-	l.takeBack(l.taken)
-	clear(l.taken)
 	for _, f := range commands {
 		f()
 	}
+}
+
+// collect takes back the requests that other threads have left.
+func (l *loop) collect() {
+	l.mu.Lock()
+	l.noticed.Store(len(l.commands) > 0)
+	l.taken, l.finished = l.finished, l.taken[:0]
+	l.mu.Unlock()
+	for _, req := range l.taken {
+		l.takeBack(req)
+	}
+	clear(l.taken)
 }
 
 // reap lets go of the rings that are being stopped and have nothing left to finish.

@@ -1,12 +1,18 @@
 package virtiofs_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"runtime"
+	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"vfiofs/fuse"
 	"vfiofs/fuse/fusetest"
 	"vfiofs/internal/testkit"
+	"vfiofs/virtio/guestmem"
 )
 
 // A gated file system keeps every SYNCFS waiting until the test lets it go; node
@@ -171,5 +177,64 @@ func TestH028Wrap(t *testing.T) {
 		}
 		inFlight[head] = sent{}
 		send(s.at)
+	}
+}
+
+// A counting file system knows how many threads have read.
+type counting struct {
+	*fusetest.Mem
+	mu      sync.Mutex
+	threads map[*fuse.Context]int
+}
+
+func (f *counting) Read(c *fuse.Context, node fuse.NodeID, h fuse.Handle, dst guestmem.Vec, off uint64) (int, error) {
+	f.mu.Lock()
+	f.threads[c]++
+	f.mu.Unlock()
+	return f.Mem.Read(c, node, h, dst, off)
+}
+
+// TestLentReads: a worker serves a part of the large reads that wait in one ring, and each
+// gets its reply.
+func TestLentReads(t *testing.T) {
+	if runtime.NumCPU() == 1 {
+		t.Log("one processor: nothing is lent")
+	}
+	const depth, rounds, size = 8, 100, 256 << 10
+	fs := &counting{Mem: fusetest.NewMem(), threads: map[*fuse.Context]int{}}
+	g := newGuest(t, fs, guestOptions{})
+	c := g.client()
+	made, err := c.Create(fuse.RootID, "file", unix.O_RDWR, 0o600)
+	testkit.Check(t, err)
+	want := make([]byte, depth)
+	for i := range depth { // block i is full of i+1
+		want[i] = byte(i + 1)
+		for at := 0; at < size; at += size / 4 {
+			block := bytes.Repeat(want[i:i+1], size/4)
+			_, err := c.Write(made.Entry.Node, made.Open.Handle, uint64(i*size+at), block)
+			testkit.Check(t, err)
+		}
+	}
+	for range rounds {
+		slots := map[uint16]int{}
+		for i := range depth {
+			in := fuse.ReadIn{Handle: made.Open.Handle, Offset: uint64(i * size), Size: size}
+			slots[g.add(1, i, c.Message(fuse.OpRead, made.Entry.Node, in), 16+size)] = i
+		}
+		testkit.Check(t, g.rings[1].Submit())
+		for range depth {
+			head, n, err := g.reply(1)
+			testkit.Check(t, err)
+			i, ok := slots[head]
+			delete(slots, head)
+			if !ok || n != 16+size || bytes.Count(g.out(i)[16:n], want[i:i+1]) != size {
+				t.Fatalf("completion of head %d, request %d: %d bytes; want each once, with all its data", head, i, n)
+			}
+		}
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if n := len(fs.threads); runtime.NumCPU() > 1 && n < 2 {
+		t.Errorf("%d thread has read; want two", n)
 	}
 }

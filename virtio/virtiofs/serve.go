@@ -118,8 +118,15 @@ func (l *loop) serveBatch(r *ring, n int) {
 	defer l.thread.End()
 	rest := n + r.Queue.Waiting()
 	for _, req := range l.batch[:n] {
+		rest--
+		if l.lend(req, rest) {
+			continue
+		}
 		l.serve(req)
-		if rest--; rest < signalAfter || r.unsignalled >= signalAfter {
+		if l.helper.req != nil && l.noticed.Load() {
+			l.collect()
+		}
+		if rest < signalAfter || r.unsignalled >= signalAfter {
 			l.signal(r)
 		}
 	}
@@ -158,25 +165,25 @@ func (l *loop) part(req *request) {
 	}
 }
 
-// takeBack completes the requests that workers have finished, and those whose wait is
-// over.
-func (l *loop) takeBack(finished []*request) {
-	for _, req := range finished {
-		r := req.ring
-		r.away--
-		if req.parked {
-			l.unpark(req)
-		} else {
-			l.away--
-		}
-		if !r.broken {
-			l.completeAway(req)
-		}
-		req.Reset()
-		req.ring, req.woken = nil, false
-		if len(l.free) < maxHandedOver {
-			l.free = append(l.free, req)
-		}
+// takeBack completes a request that a worker has finished, or whose wait is over.
+func (l *loop) takeBack(req *request) {
+	r := req.ring
+	r.away--
+	if req.parked {
+		l.unpark(req)
+	} else {
+		l.away--
+	}
+	if req == l.helper.req {
+		l.helper.req = nil
+	}
+	if !r.broken {
+		l.completeAway(req)
+	}
+	req.Reset()
+	req.ring, req.woken = nil, false
+	if len(l.free) < maxHandedOver {
+		l.free = append(l.free, req)
 	}
 }
 

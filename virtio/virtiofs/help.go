@@ -1,0 +1,89 @@
+package virtiofs
+
+import (
+	"runtime"
+	"time"
+)
+
+// A ring has one thread, and copying a megabyte keeps it busy for 50 to 100 µs. When more
+// requests wait behind a large one, a worker can serve that meanwhile:
+//
+//	take ──► large, others wait ──lend──► worker ──finish──► takeBack
+//	     └─► the next one, inline
+//
+// Whether that is faster depends on who else needs the other processors, first of all the
+// guest, so it is tried: a few requests alone, as many with help, and then a long time the
+// way that took less. One request of a loop is lent at a time. Only what the device writes
+// counts as large: writes to one file take turns in the host's kernel anyway.
+
+const (
+	// large is how many bytes of reply are worth waking a worker.
+	large = 256 << 10
+	// trial is how many large requests are served to find out how long they take.
+	trial = 128
+	// minRest is how many large requests are served between two trials, at least. Each
+	// trial in vain doubles it, so many times at most.
+	minRest   = 4 << 10
+	doublings = 4
+	// gain is the percentage of the time that has to be saved.
+	gain = 5
+)
+
+// A helper decides whether a worker helps a loop.
+type helper struct {
+	exists bool     // there are other processors than ours
+	req    *request // what is lent; nil: nothing
+
+	helps bool          // lend now
+	phase phase         // what goes on
+	left  int           // large requests until it ends
+	vain  int           // the last trials that were in vain
+	began time.Duration // when the trial did
+	alone time.Duration // how long phaseAlone took
+}
+
+type phase int
+
+const (
+	phaseRest phase = iota
+	phaseAlone
+	phaseHelped
+)
+
+func newHelper() helper { return helper{exists: runtime.NumCPU() > 1, left: 1} }
+
+// next begins the next phase, now.
+func (h *helper) next(now time.Duration) {
+	switch h.phase {
+	case phaseRest:
+		h.phase, h.left, h.helps = phaseAlone, trial, false
+	case phaseAlone:
+		h.alone = now - h.began
+		h.phase, h.left, h.helps = phaseHelped, trial, true
+	case phaseHelped:
+		h.helps = now-h.began < h.alone*(100-gain)/100
+		if h.vain++; h.helps {
+			h.vain = 0
+		}
+		h.phase, h.left = phaseRest, minRest<<min(h.vain, doublings)
+	}
+	h.began = now
+}
+
+// lend gives req, behind which others wait, to a worker if that helps, and reports whether
+// it has.
+func (l *loop) lend(req *request, others int) bool {
+	h := &l.helper
+	if req.Out.Len() < large || !h.exists {
+		return false
+	}
+	if h.left--; h.left == 0 {
+		h.next(l.now())
+	}
+	if !h.helps || h.req != nil || others == 0 || l.away >= maxHandedOver {
+		return false
+	}
+	h.req = req
+	l.handOver(req)
+	return true
+}

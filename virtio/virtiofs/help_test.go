@@ -1,0 +1,63 @@
+package virtiofs
+
+import (
+	"testing"
+	"time"
+)
+
+// serves lets a helper count n large requests that take so long each.
+func (h *helper) serves(now *time.Duration, n int, alone, helped time.Duration) {
+	for range n {
+		*now += alone
+		if h.helps {
+			*now += helped - alone
+		}
+		if h.left--; h.left == 0 {
+			h.next(*now)
+		}
+	}
+}
+
+func TestHelper(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		alone, helped time.Duration
+		helps         bool
+		most          int // trials in a million requests
+	}{
+		{"faster", 100, 80, true, 1_000_000 / minRest},
+		{"hardly faster", 100, 96, false, 5 + 1_000_000/(minRest<<doublings)},
+		{"slower", 100, 200, false, 5 + 1_000_000/(minRest<<doublings)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, now := newHelper(), time.Duration(0)
+			trials := 0
+			h.serves(&now, 2*trial+1, c.alone, c.helped)
+			for range 1_000_000 {
+				was := h.phase
+				h.serves(&now, 1, c.alone, c.helped)
+				if h.phase == phaseRest && h.helps != c.helps {
+					t.Fatalf("helps: %v after the trial; want %v", h.helps, c.helps)
+				}
+				if was == phaseRest && h.phase != was {
+					trials++
+				}
+			}
+			if trials == 0 || trials > c.most {
+				t.Errorf("%d trials; want 1 to %d", trials, c.most)
+			}
+		})
+	}
+	t.Run("others come and go", func(t *testing.T) {
+		h, now := newHelper(), time.Duration(0)
+		h.serves(&now, 1_000_000, 100, 200)
+		h.serves(&now, minRest<<doublings+2*trial, 100, 60)
+		if !h.helps {
+			t.Error("no help though it is faster now")
+		}
+		h.serves(&now, minRest+2*trial, 100, 200)
+		if h.helps || h.left > 2*minRest {
+			t.Errorf("helps: %v, and the next trial is %d requests away; want none and soon", h.helps, h.left)
+		}
+	})
+}
