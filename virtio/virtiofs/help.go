@@ -21,10 +21,12 @@ const (
 	large = 256 << 10
 	// trial is how many large requests are served to find out how long they take.
 	trial = 128
-	// minRest is how many large requests are served between two trials, at least. Each
-	// trial in vain doubles it, so many times at most.
-	minRest   = 4 << 10
-	doublings = 4
+	// won is how many large requests are served after a trial that showed a gain, and lost
+	// after one in vain. Each further one in vain doubles that, so many times at most: the
+	// first may be chance.
+	won       = 4 << 10
+	lost      = 512
+	doublings = 7
 	// gain is the percentage of the time that has to be saved.
 	gain = 5
 )
@@ -62,10 +64,13 @@ func (h *helper) next(now time.Duration) {
 		h.phase, h.left, h.helps = phaseHelped, trial, true
 	case phaseHelped:
 		h.helps = now-h.began < h.alone*(100-gain)/100
-		if h.vain++; h.helps {
+		h.phase, h.left = phaseRest, won
+		if h.helps {
 			h.vain = 0
+		} else {
+			h.left = lost << min(h.vain, doublings)
+			h.vain++
 		}
-		h.phase, h.left = phaseRest, minRest<<min(h.vain, doublings)
 	}
 	h.began = now
 }

@@ -25,9 +25,9 @@ func TestHelper(t *testing.T) {
 		helps         bool
 		most          int // trials in a million requests
 	}{
-		{"faster", 100, 80, true, 1_000_000 / minRest},
-		{"hardly faster", 100, 96, false, 5 + 1_000_000/(minRest<<doublings)},
-		{"slower", 100, 200, false, 5 + 1_000_000/(minRest<<doublings)},
+		{"faster", 100, 80, true, 1_000_000 / won},
+		{"hardly faster", 100, 96, false, 10 + 1_000_000/(lost<<doublings)},
+		{"slower", 100, 200, false, 10 + 1_000_000/(lost<<doublings)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h, now := newHelper(), time.Duration(0)
@@ -51,12 +51,12 @@ func TestHelper(t *testing.T) {
 	t.Run("others come and go", func(t *testing.T) {
 		h, now := newHelper(), time.Duration(0)
 		h.serves(&now, 1_000_000, 100, 200)
-		h.serves(&now, minRest<<doublings+2*trial, 100, 60)
+		h.serves(&now, lost<<doublings+2*trial, 100, 60)
 		if !h.helps {
 			t.Error("no help though it is faster now")
 		}
-		h.serves(&now, minRest+2*trial, 100, 200)
-		if h.helps || h.left > 2*minRest {
+		h.serves(&now, won+2*trial, 100, 200)
+		if h.helps || h.left > 2*lost {
 			t.Errorf("helps: %v, and the next trial is %d requests away; want none and soon", h.helps, h.left)
 		}
 	})
