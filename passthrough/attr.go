@@ -25,6 +25,20 @@ func (fs *FS) setAttr(a *fuse.Attr, st *unix.Statx_t) {
 	}
 }
 
+// setAttrBrief is setAttr for what fstat said.
+func (fs *FS) setAttrBrief(a *fuse.Attr, st *unix.Stat_t) {
+	*a = fuse.Attr{
+		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks),
+		Atime: st.Atim.Sec, AtimeNsec: uint32(st.Atim.Nsec),
+		Mtime: st.Mtim.Sec, MtimeNsec: uint32(st.Mtim.Nsec),
+		Ctime: st.Ctim.Sec, CtimeNsec: uint32(st.Ctim.Nsec),
+		Mode: st.Mode, Nlink: uint32(st.Nlink),
+		UID: fs.opt.TranslateUID.guest(st.Uid), GID: fs.opt.TranslateGID.guest(st.Gid),
+		Rdev:    uint32(st.Rdev), // as the kernel encodes it (linux/kdev_t.h, new_encode_dev)
+		Blksize: uint32(st.Blksize),
+	}
+}
+
 // A target is what an operation on an inode works on: the inode's own descriptor, or
 // that of a handle if the guest names one. Both are released by done.
 type target struct {
@@ -100,14 +114,15 @@ func (fs *FS) seen(t *thread, id fuse.NodeID) bool {
 func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (time.Duration, error) {
 	var e syscall.Errno
 	if x.n != nil && fs.host.ready && x.n.v.key.mnt == fs.rootKey.mnt {
-		e = fstat(x.fd(), &t.stat)
-	} else {
-		e = statx(x.fd(), &t.stat, unix.STATX_BASIC_STATS)
+		if e = fstat(x.fd(), &t.brief); e == 0 {
+			fs.setAttrBrief(out, &t.brief)
+		}
+	} else if e = statx(x.fd(), &t.stat, unix.STATX_BASIC_STATS); e == 0 {
+		fs.setAttr(out, &t.stat)
 	}
 	if e != 0 {
 		return 0, fs.errno(e)
 	}
-	fs.setAttr(out, &t.stat)
 	if node == fuse.RootID && out.Nlink == 0 {
 		fs.warn(troubleGone, "shared directory was removed", unix.ENOENT)
 	}

@@ -158,6 +158,28 @@ func TestH165CtimeOnly(t *testing.T) {
 	same(t, "attributes", a, before)
 }
 
+// TestAttrEveryWay: GETATTR asks the host by another system call than LOOKUP, and says the
+// same.
+func TestAttrEveryWay(t *testing.T) {
+	needRoot(t)
+	g := newGuest(t)
+	g.fs.host.ready = true
+	g.file("file", "content", 0o4751)
+	must(t, os.Truncate(g.path("file"), 1<<40))
+	must(t, os.Chown(g.path("file"), 1<<31, 1<<32-2))
+	must(t, os.Link(g.path("file"), g.path("again")))
+	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, g.path("file"), []unix.Timespec{{Sec: -5, Nsec: 999999999}, {Sec: 1<<33 + 7, Nsec: 1}}, 0))
+	g.mkdir("dir", 0o1777)
+	must(t, os.Symlink("file", g.path("link")))
+	must(t, unix.Mkfifo(g.path("fifo"), 0o600))
+	must(t, unix.Mknod(g.path("char"), unix.S_IFCHR|0o600, int(unix.Mkdev(0xabc, 0xfedcb))))
+	must(t, unix.Mknod(g.path("block"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0xff))))
+	for _, name := range []string{"file", "dir", "link", "fifo", "char", "block"} {
+		e := g.find(name)
+		same(t, "attributes of "+name, g.attr(e.Node), e.Attr)
+	}
+}
+
 func TestH169Attr(t *testing.T) {
 	g := newGuest(t)
 	g.file("f", "0123456789", 0o640)

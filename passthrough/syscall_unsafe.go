@@ -59,10 +59,11 @@ func statx(fd int, st *unix.Statx_t, mask uint32) syscall.Errno {
 }
 
 // fstat is statx of basic attributes where that waits for nothing: the Go runtime is not
-// told of it, which takes as long as a quarter of the call.
-func fstat(fd int, st *unix.Statx_t) syscall.Errno {
-	// SAFETY: the empty name ends in NUL; st is a whole struct statx.
-	_, _, e := syscall.RawSyscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(cstring(empty))), unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, uintptr(unsafe.Pointer(st)), 0)
+// told of it, which takes as long as a quarter of the call. The older call is the quicker
+// one: it has no name to look at and less to copy.
+func fstat(fd int, st *unix.Stat_t) syscall.Errno {
+	// SAFETY: st is a whole struct stat.
+	_, _, e := syscall.RawSyscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
 	return e
 }
 

@@ -25,6 +25,7 @@ type thread struct {
 	num         [12]byte          // of a descriptor, NUL-terminated
 	how         unix.OpenHow
 	stat        unix.Statx_t
+	brief       unix.Stat_t
 	statfs      unix.Statfs_t
 	times       [2]unix.Timespec
 	offs        [2]int64

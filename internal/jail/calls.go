@@ -128,7 +128,7 @@ var runtimeCalls = []rule{
 	{name: "getuid", nr: unix.SYS_GETUID, why: "the standard library"},
 	{name: "getgid", nr: unix.SYS_GETGID, why: "the standard library"},
 	{name: "fcntl", nr: unix.SYS_FCNTL, why: "the standard library; SETLK"},
-	{name: "fstat", nr: unix.SYS_FSTAT, why: "the size of memory files"},
+	{name: "fstat", nr: unix.SYS_FSTAT, why: "GETATTR, the size of memory files"},
 	{name: "prctl", nr: unix.SYS_PRCTL, why: "names of memory; what is in force", arg: 0, mask: ^uint32(0), values: []uint32{
 		unix.PR_SET_VMA, unix.PR_GET_SECUREBITS, unix.PR_GET_NO_NEW_PRIVS, unix.PR_GET_SECCOMP, unix.PR_CAPBSET_READ,
 	}},

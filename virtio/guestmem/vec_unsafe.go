@@ -10,6 +10,10 @@ import (
 // maxSegments is the kernel's limit for one vectored call (linux/uio.h: UIO_MAXIOV).
 const maxSegments = 1024
 
+// maxRaw is the most bytes that are transferred without telling the Go runtime, if the
+// call waits for nothing (RWF_NOWAIT): to tell it takes 5 % of a 4 KiB read.
+const maxRaw = 64 << 10
+
 // Append adds b to the end of v. If b continues the last slice that was appended,
 // within its capacity, the two become one segment. b must be mapped memory or heap
 // memory; v keeps the latter alive.
@@ -92,7 +96,13 @@ func (v Vec) transfer(nr uintptr, fd int, off int64, flags int) (int, syscall.Er
 	// SAFETY: Slice keeps skip below the length of the first segment.
 	segs[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(first.Base), v.skip))
 	segs[0].Len -= v.skip
-	n, _, e := syscall.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(&segs[0])), uintptr(len(segs)), uintptr(off), 0, uintptr(flags))
+	var n uintptr
+	var e syscall.Errno
+	if flags&unix.RWF_NOWAIT != 0 && v.n <= maxRaw {
+		n, _, e = syscall.RawSyscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(&segs[0])), uintptr(len(segs)), uintptr(off), 0, uintptr(flags))
+	} else {
+		n, _, e = syscall.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(&segs[0])), uintptr(len(segs)), uintptr(off), 0, uintptr(flags))
+	}
 	segs[len(segs)-1] = last
 	segs[0] = first
 	return count(n, e)
