@@ -11,10 +11,10 @@
 //
 // One locked OS thread per request ring (a loop) runs requests inline and in
 // order of arrival. With more rings than processors several share one: threads that take
-// turns on a processor are slower than one. What would wait for a disk leaves for a worker and comes back
-// through the loop, which alone touches the ring. What waits for a lock is parked: it
-// has no thread at all until the file system wakes it. serve.go tells the life of one
-// request.
+// turns on a processor are slower than one. What would wait for a disk leaves for a worker,
+// as do some large reads, and comes back through the loop, which alone touches the ring.
+// What waits for a lock is parked: it has no thread at all until the file system wakes it.
+// serve.go tells the life of one request.
 //
 // Ownership: a ring, its memory and its bells are lent by the transport from
 // StartQueue to StopQueue; StopQueue returns when no request of the ring is left

@@ -10,7 +10,7 @@ package virtiofs
 //	             with payload going straight between page cache and guest memory, and
 //	             writes the reply
 //	4. hand over an operation that may block goes to a worker (pool.go), which serves it
-//	             and leaves it in loop.finished
+//	             and leaves it in loop.finished; a large one may leave, too (help.go)
 //	   park      an operation that waits for a lock stays with the loop (park.go) until
 //	             the file system leaves it in loop.finished; then it is served again
 //	5. complete  virtq.Done publishes the used element at once
