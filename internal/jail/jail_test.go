@@ -94,10 +94,10 @@ func prisoner(text string) int {
 
 // serveOrLaunch is the launcher, which returns the server's exit code, or the server.
 func (p *Plan) serveOrLaunch() (*Report, int, error) {
-	if err := p.Check(); err != nil {
-		return nil, 0, err
-	}
 	cell, err := p.Enter()
+	if err == nil && cell == nil {
+		err = p.Check() // not in the server, which has no ids until it has entered
+	}
 	if err != nil {
 		return nil, 0, err
 	}
