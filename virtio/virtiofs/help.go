@@ -23,10 +23,12 @@ const (
 	trial = 128
 	// won is how many large requests are served after a trial that showed a gain, and lost
 	// after one in vain. Each further one in vain doubles that, so many times at most: the
-	// first may be chance.
+	// first may be chance, and the guest may be less busy in a second.
 	won       = 4 << 10
 	lost      = 512
-	doublings = 7
+	doublings = 4
+	// few is how many requests have to be lent for a trial to mean anything.
+	few = trial / 8
 	// gain is the percentage of the time that has to be saved.
 	gain = 5
 )
@@ -40,6 +42,7 @@ type helper struct {
 	phase phase         // what goes on
 	left  int           // large requests until it ends
 	vain  int           // the last trials that were in vain
+	lent  int           // requests of phaseHelped that were lent
 	began time.Duration // when the trial did
 	alone time.Duration // how long phaseAlone took
 }
@@ -61,13 +64,15 @@ func (h *helper) next(now time.Duration) {
 		h.phase, h.left, h.helps = phaseAlone, trial, false
 	case phaseAlone:
 		h.alone = now - h.began
-		h.phase, h.left, h.helps = phaseHelped, trial, true
+		h.phase, h.left, h.helps, h.lent = phaseHelped, trial, true, 0
 	case phaseHelped:
-		h.helps = now-h.began < h.alone*(100-gain)/100
-		h.phase, h.left = phaseRest, won
-		if h.helps {
-			h.vain = 0
-		} else {
+		h.helps = h.lent >= few && now-h.began < h.alone*(100-gain)/100
+		switch h.phase = phaseRest; {
+		case h.helps:
+			h.left, h.vain = won, 0
+		case h.lent < few:
+			h.left = lost
+		default:
 			h.left = lost << min(h.vain, doublings)
 			h.vain++
 		}
@@ -89,6 +94,7 @@ func (l *loop) lend(req *request, others int) bool {
 		return false
 	}
 	h.req = req
+	h.lent++
 	l.handOver(req)
 	return true
 }

@@ -11,6 +11,7 @@ func (h *helper) serves(now *time.Duration, n int, alone, helped time.Duration) 
 		*now += alone
 		if h.helps {
 			*now += helped - alone
+			h.lent++
 		}
 		if h.left--; h.left == 0 {
 			h.next(*now)
@@ -56,8 +57,22 @@ func TestHelper(t *testing.T) {
 			t.Error("no help though it is faster now")
 		}
 		h.serves(&now, won+2*trial, 100, 200)
-		if h.helps || h.left > 2*lost {
+		if h.helps || h.left > 4*lost {
 			t.Errorf("helps: %v, and the next trial is %d requests away; want none and soon", h.helps, h.left)
+		}
+	})
+	t.Run("nothing to lend", func(t *testing.T) {
+		h, now := newHelper(), time.Duration(0)
+		for range 1_000_000 {
+			h.serves(&now, 1, 100, 100)
+			h.lent = 0 // one request at a time
+		}
+		if h.helps || h.vain > 0 {
+			t.Errorf("helps: %v after %d trials in vain; want none, which says nothing", h.helps, h.vain)
+		}
+		h.serves(&now, lost+2*trial, 100, 60)
+		if !h.helps {
+			t.Error("no help though it is faster now")
 		}
 	})
 }
