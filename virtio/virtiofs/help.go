@@ -20,13 +20,13 @@ const (
 	// large is how many bytes of reply are worth waking a worker.
 	large = 256 << 10
 	// trial is how many large requests are served to find out how long they take.
-	trial = 128
+	trial = 64
 	// won is how many large requests are served after a trial that showed a gain, and lost
 	// after one in vain. Each further one in vain doubles that, so many times at most: the
 	// first may be chance, and the guest may be less busy in a second.
 	won       = 4 << 10
 	lost      = 512
-	doublings = 4
+	doublings = 2
 	// few is how many requests have to be lent for a trial to mean anything.
 	few = trial / 8
 	// gain is the percentage of the time that has to be saved.
