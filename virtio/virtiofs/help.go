@@ -1,8 +1,11 @@
 package virtiofs
 
 import (
+	"os"
 	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A ring has one thread, and copying a megabyte keeps it busy for 50 to 100 µs. When more
@@ -13,8 +16,9 @@ import (
 //
 // Whether that is faster depends on who else needs the other processors, first of all the
 // guest, so it is tried: a few requests alone, as many with help, and then a long time the
-// way that took less. One request of a loop is lent at a time. Only what the device writes
-// counts as large: writes to one file take turns in the host's kernel anyway.
+// way that took less. Nothing is tried when we may use one processor only. One request of a
+// loop is lent at a time. Only what the device writes counts as large: writes to one file
+// take turns in the host's kernel anyway.
 
 const (
 	// large is how many bytes of reply are worth waking a worker.
@@ -35,8 +39,8 @@ const (
 
 // A helper decides whether a worker helps a loop.
 type helper struct {
-	exists bool     // there are other processors than ours
-	req    *request // what is lent; nil: nothing
+	others func() bool // there are other processors than ours
+	req    *request    // what is lent; nil: nothing
 
 	helps bool          // lend now
 	phase phase         // what goes on
@@ -55,13 +59,28 @@ const (
 	phaseHelped
 )
 
-func newHelper() helper { return helper{exists: runtime.NumCPU() > 1, left: 1} }
+func newHelper() helper { return helper{others: otherProcessors, left: 1} }
+
+// otherProcessors reports whether there are more processors than one for us. Go counted
+// them when we started; whoever pins a server does that later.
+func otherProcessors() bool {
+	if runtime.NumCPU() == 1 {
+		return false
+	}
+	var set unix.CPUSet
+	err := unix.SchedGetaffinity(os.Getpid(), &set)
+	return err != nil || set.Count() > 1
+}
 
 // next begins the next phase, now.
 func (h *helper) next(now time.Duration) {
 	switch h.phase {
 	case phaseRest:
-		h.phase, h.left, h.helps = phaseAlone, trial, false
+		if h.helps = false; !h.others() {
+			h.left = lost
+			return
+		}
+		h.phase, h.left = phaseAlone, trial
 	case phaseAlone:
 		h.alone = now - h.began
 		h.phase, h.left, h.helps, h.lent = phaseHelped, trial, true, 0
@@ -84,7 +103,7 @@ func (h *helper) next(now time.Duration) {
 // it has.
 func (l *loop) lend(req *request, others int) bool {
 	h := &l.helper
-	if req.Out.Len() < large || !h.exists {
+	if req.Out.Len() < large {
 		return false
 	}
 	if h.left--; h.left == 0 {
