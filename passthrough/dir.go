@@ -10,8 +10,7 @@ import (
 	"vfiofs/fuse"
 )
 
-// ReadDir implements fuse.FileSystem (fs-device.md E.12). Cookies are the host's, and
-// nothing is remembered between calls but where the host's descriptor stands.
+// ReadDir implements fuse.FileSystem (fs-device.md E.12). Cookies are the host's.
 func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint64, plus bool, d *fuse.DirBuffer) error {
 	f, err := fs.dirHandle(c, node, h)
 	if err != nil {
@@ -37,7 +36,7 @@ func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint
 	t, cookie := local(c), int64(off)
 	for d.Room() >= least || d.Empty() && d.Room() > 0 {
 		recs := t.buf[:min(max(d.Room()/part, 512), len(t.buf))]
-		size, e := f.v.records(recs, cookie)
+		size, e := fs.records(t, &n.v, &f.v, recs, cookie)
 		if size == 0 || e == unix.ENOENT { // the end, or the directory was removed
 			return nil
 		}
@@ -62,10 +61,27 @@ func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint
 	return nil
 }
 
-// records reads records after a cookie into buf.
-func (h *handle) records(buf []byte, cookie int64) (int, syscall.Errno) {
+// records reads records after a cookie into buf: those of the listing that is kept, or of
+// the host.
+func (fs *FS) records(t *thread, n *node, h *handle, buf []byte, cookie int64) (int, syscall.Errno) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if cookie == 0 && fs.listable(n) {
+		fs.begin(t, n, h)
+	}
+	if h.list.serial == 0 {
+		return h.records(buf, cookie)
+	}
+	if size, ok := fs.place(n).recall(h, buf, cookie); ok {
+		return size, 0
+	}
+	size, e := h.records(buf, cookie)
+	fs.place(n).gather(h, buf[:size], cookie, e)
+	return size, e
+}
+
+// records reads records of the host after a cookie into buf. h.mu is locked.
+func (h *handle) records(buf []byte, cookie int64) (int, syscall.Errno) {
 	size, e := h.recordsAt(buf, cookie)
 	if cookie == 0 && size == 0 && e == 0 {
 		// Every directory begins with ".", but ext4 says that it is at the end at the first

@@ -145,6 +145,7 @@ type FS struct {
 	hints    hints
 	handles  handles
 	spares   spares
+	listings listings
 	exported atomic.Bool // the guest has looked "." or ".." up
 	locks    locks
 	// appends serialises appending writes by node, for hosts without RWF_APPEND.
@@ -286,6 +287,7 @@ func (fs *FS) Destroy() {
 	fs.locks.dropAll()
 	fs.handles.drop()
 	fs.nodes.drop()
+	fs.listings.drop()
 }
 
 // has reports whether all of the flags were negotiated.

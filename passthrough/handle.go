@@ -25,6 +25,7 @@ type handle struct {
 	mu   sync.Mutex // guards the position of a directory's descriptor, and what follows
 	pos  int64      // cookie at the position, any 64 bits
 	lost bool       // pos is not known
+	list reading    // of a directory
 }
 
 // A descriptor is what a handle is made of.
@@ -82,7 +83,7 @@ func (fs *FS) addHandle(t *thread, id fuse.NodeID, d descriptor) (fuse.Handle, s
 		return 0, unix.ENFILE
 	}
 	v := &e.v
-	v.node, v.fd, v.flags, v.dir, v.pos, v.lost = id, d.fd, d.flags, d.dir, 0, false
+	v.node, v.fd, v.flags, v.dir, v.pos, v.lost, v.list = id, d.fd, d.flags, d.dir, 0, false, reading{}
 	v.bounced.Store(false)
 	v.unlocked.Store(false)
 	v.plain.Store(d.plain)
