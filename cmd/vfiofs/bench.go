@@ -26,6 +26,7 @@ type Bench struct {
 	Rounds int           `group:"bench" placeholder:"N" default:"5" help:"Turns of each backend in each case, 5 or more. Default: ${default}."`
 	Time   time.Duration `group:"bench" placeholder:"DURATION" default:"500ms" help:"How long a turn is. Default: ${default}."`
 	Inodes int           `group:"bench" placeholder:"N" help:"Make N files, and let each backend know all of them, before anything is measured. Default: 0."`
+	Life   bool          `group:"bench" help:"Also measure how long a backend that is a command takes to listen, and what it uses when idle."`
 	Quick  bool          `group:"bench" help:"A smoke test: few cases, one short turn each. Its numbers mean nothing."`
 	Pin    string        `group:"bench" enum:"on,off" default:"on" help:"Keep a client that polls and the backends on different processors: on or off. Default: ${default}."`
 
@@ -118,7 +119,7 @@ func (b *Bench) writePage() error {
 
 // options translates the command line.
 func (b *Bench) options() (bench.Options, error) {
-	opt := bench.Options{Rounds: b.Rounds, Time: b.Time, Inodes: b.Inodes, Pin: b.Pin == "on", Dir: b.Dir, Command: b.command()}
+	opt := bench.Options{Rounds: b.Rounds, Time: b.Time, Inodes: b.Inodes, Life: b.Life, Pin: b.Pin == "on", Dir: b.Dir, Command: b.command()}
 	switch {
 	case b.Quick:
 		opt.Rounds, opt.Time = 1, 50*time.Millisecond
@@ -178,6 +179,9 @@ func (b *Bench) command() string {
 	}
 	if b.Inodes > 0 {
 		words = append(words, fmt.Sprintf("--inodes %d", b.Inodes))
+	}
+	if b.Life {
+		words = append(words, "--life")
 	}
 	return strings.Join(append(words, "--client "+b.Client), " ")
 }

@@ -85,12 +85,9 @@ func launch(ctx context.Context, b Backend, tmp, dir string, queues, lanes int) 
 	var memory *vhostuser.GuestMemory
 	if len(b.Commands) > 0 {
 		place := filepath.Join(tmp, strings.ReplaceAll(b.Name, "/", "-"))
-		socket = place + ".sock"
-		memoryFile := place + ".mem"
-		words := strings.NewReplacer("{socket}", socket, "{dir}", dir, "{queues}", strconv.Itoa(queues),
-			"{device}", place+".device", "{memory}", memoryFile)
+		socket = socketAt(place)
 		if b.mentions("{memory}") {
-			if memory, err = makeMemory(memoryFile, lanes); err != nil {
+			if memory, err = makeMemory(place+".mem", lanes); err != nil {
 				return nil, err
 			}
 			defer func() {
@@ -100,11 +97,11 @@ func launch(ctx context.Context, b Backend, tmp, dir string, queues, lanes int) 
 			}()
 		}
 		for i, argv := range b.Commands {
-			if err := r.run(argv, words, fmt.Sprintf("%s.%d.log", place, i)); err != nil {
+			if err := r.run(argv, words(place, dir, queues), fmt.Sprintf("%s.%d.log", place, i)); err != nil {
 				return nil, err
 			}
 			if i+1 < len(b.Commands) && b.mentions("{device}") {
-				if err := r.await(ctx, place+".device"); err != nil {
+				if err := r.await(ctx, place+".device", startTick); err != nil {
 					return nil, err
 				}
 			}
@@ -112,11 +109,20 @@ func launch(ctx context.Context, b Backend, tmp, dir string, queues, lanes int) 
 	} else if b.PID != 0 {
 		r.pids = []int{b.PID}
 	}
-	if err := r.await(ctx, socket); err != nil {
+	if err := r.await(ctx, socket, startTick); err != nil {
 		return nil, err
 	}
 	r.session, err = connect(ctx, socket, queues, lanes, memory)
 	return r, err
+}
+
+// socketAt returns where a backend listens whose files are at place.
+func socketAt(place string) string { return place + ".sock" }
+
+// words says what the placeholders of a command stand for.
+func words(place, dir string, queues int) *strings.Replacer {
+	return strings.NewReplacer("{socket}", socketAt(place), "{dir}", dir, "{queues}", strconv.Itoa(queues),
+		"{device}", place+".device", "{memory}", place+".mem")
 }
 
 // mentions reports whether a placeholder is used.
@@ -173,11 +179,12 @@ func (r *running) run(argv []string, words *strings.Replacer, log string) error 
 	return nil
 }
 
-// await waits until a socket is there, or a command ends.
-func (r *running) await(ctx context.Context, socket string) error {
+// await waits until a socket is there, and looks for it at each tick, or until a command
+// ends.
+func (r *running) await(ctx context.Context, socket string, every time.Duration) error {
 	ctx, stop := context.WithTimeoutCause(ctx, startTime, fmt.Errorf("%s did not appear in %v", socket, startTime))
 	defer stop()
-	tick := time.NewTicker(startTick)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if listens(socket) {

@@ -14,9 +14,10 @@
 // happens to all; ratios are made of neighbours, and what is reported is the median of
 // all rounds with the spread of its middle half.
 //
-// Two things may be added: a backend that is no server, which shows what the kernel
-// leaves to reach (bare.go), and a tree of files that all servers know (many.go). marks.go
-// holds what the project wants to reach.
+// Three things may be added: a backend that is no server, which shows what the kernel
+// leaves to reach (bare.go), a tree of files that all servers know (many.go), and what
+// backends take apart from requests, to start and when idle (life.go). marks.go holds what
+// the project wants to reach.
 //
 // An errno that isn't the right answer is counted; a reply that can't be right ends the
 // benchmark. Preparing and warming up aren't timed. The engine's loop allocates nothing.
@@ -72,6 +73,9 @@ type Options struct {
 	// Inodes is how many files each backend is asked for, and not told to forget, before
 	// it is measured.
 	Inodes int
+	// Life is for measuring, beside the cases, what a backend of one command takes to start
+	// and when it is idle. It is started 2*Rounds+1 times more.
+	Life bool
 	// Dir is the directory that all backends share. It is empty, or new; what it holds
 	// afterwards is removed.
 	Dir string
@@ -89,7 +93,8 @@ type Options struct {
 
 // A Progress tells how far a benchmark is.
 type Progress struct {
-	// Task is what goes on before the first case, with Done of Total files; "" later.
+	// Task is what goes on before the first case, with Done of Total files or starts; ""
+	// later.
 	Task        string
 	Done, Total int
 
@@ -153,6 +158,7 @@ type field struct {
 	Options
 	cpus     unix.CPUSet // all that may be used
 	backends []*running
+	lives    []Life // with Life, of those that have one
 }
 
 // Run measures all cases. What was measured before an error is returned with it.
@@ -171,6 +177,12 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 			if o.Result != nil {
 				o.Result(result)
 			}
+		}
+		if o.Life {
+			if err := f.idle(ctx); err != nil {
+				return err
+			}
+			report.Life = f.lives
 		}
 		return nil
 	})
@@ -215,6 +227,11 @@ func withField(ctx context.Context, o Options, f func(*field) error) (err error)
 			err = errors.Join(err, r.end())
 		}
 	}()
+	if o.Life {
+		if fl.lives, err = o.starts(ctx, tmp, queues); err != nil {
+			return err
+		}
+	}
 	for _, b := range o.Backends {
 		r, err := launch(ctx, b, tmp, o.Dir, queues, lanes)
 		if err != nil {
@@ -232,14 +249,14 @@ func withField(ctx context.Context, o Options, f func(*field) error) (err error)
 
 // fill makes the many files, and lets each backend know them.
 func (f *field) fill(ctx context.Context) error {
-	if err := stageMany(ctx, f.Dir, f.Inodes, f.task("making files")); err != nil {
+	if err := stageMany(ctx, f.Dir, f.Inodes, f.task("making files", f.Inodes)); err != nil {
 		return err
 	}
 	for _, r := range f.backends {
 		if r.Bare {
 			continue
 		}
-		if err := r.lookUpMany(ctx, f.Inodes, f.task(r.Name+" looks files up")); err != nil {
+		if err := r.lookUpMany(ctx, f.Inodes, f.task(r.Name+" looks files up", f.Inodes)); err != nil {
 			return fmt.Errorf("backend %s: %w", r.Name, r.explain(err))
 		}
 	}
@@ -337,10 +354,10 @@ func (f *field) tell(p Progress) {
 }
 
 // task returns what tells how far a task is.
-func (o *Options) task(name string) func(done int) {
+func (o *Options) task(name string, total int) func(done int) {
 	return func(done int) {
 		if o.Progress != nil {
-			o.Progress(Progress{Task: name, Done: done, Total: o.Inodes})
+			o.Progress(Progress{Task: name, Done: done, Total: total})
 		}
 	}
 }

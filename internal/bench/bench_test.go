@@ -60,10 +60,14 @@ type wrongFS struct{ *passthrough.FS }
 func (w wrongFS) StatFS(*fuse.Context, fuse.NodeID, *fuse.StatFS) error { return syscall.EIO }
 
 // serveBackend serves one client. Modes: right; wrong, where STATFS fails; dead, which
-// ends at once.
+// ends at once; heavy, which listens late and keeps a processor busy.
 func serveBackend(mode, socket, dir string) error {
-	if mode == "dead" {
+	switch mode {
+	case "dead":
 		return errors.New("this backend does not like you")
+	case "heavy":
+		spin(heavyStart)
+		go spin(time.Hour)
 	}
 	fs, err := passthrough.New(passthrough.Options{SharedDir: dir, XAttr: true})
 	if err != nil {
@@ -401,9 +405,7 @@ func TestUsage(t *testing.T) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	for start := time.Now(); time.Since(start) < 50*time.Millisecond; {
-		runtime.KeepAlive(start)
-	}
+	spin(50 * time.Millisecond)
 	after, err := usageOf([]int{os.Getpid()})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ type mark struct {
 	read        func([]finding) reading
 	least, most float64 // what the number may be; 0: no limit
 	limit       string  // the same for people, unless it is a plain ratio
+	once        bool    // the kind of client makes no difference
 }
 
 // A comparison says in which reports the number is.
@@ -55,6 +56,7 @@ func marks() []mark {
 	alone := comparison{backend: ours, reference: ours}
 	vvu := comparison{backend: "vvu", reference: ours}
 	many := comparison{backend: ours, inodes: million}
+	own := comparison{backend: ours}
 	return []mark{
 		{what: "4K random read, depth 32", in: rival, read: ratioOf("rand-read-4k @32"), least: 1.8},
 		{what: "4K random read, depth 1, where virtiofsd sleeps between requests", in: rival, read: lone("rand-read-4k @1", true), least: 6},
@@ -88,6 +90,8 @@ func marks() []mark {
 		},
 		{what: "virtio-vhost-user over a socket, reads and writes, the least", in: vvu, read: lowest(func(f finding) bool { return f.data && f.Depth > 1 }), least: 0.9},
 		{what: "virtio-vhost-user over a socket, depth 1, the least", in: vvu, read: lowest(func(f finding) bool { return f.Depth == 1 }), least: 0.5},
+		{what: "start to listening", in: own, read: life(start), most: 15, limit: "≤ 15 ms", once: true},
+		{what: "an idle process uses no processor time", in: own, read: life(idle), most: 0.1, limit: "≤ 0.1 %", once: true},
 	}
 }
 
@@ -279,6 +283,32 @@ func tailLatency(list []finding) reading {
 	return worst
 }
 
+// life reads what the first report that has it says of a backend apart from requests.
+func life(read func(*Life) reading) func([]finding) reading {
+	return func(list []finding) reading {
+		for _, f := range list {
+			for _, l := range f.report.Life {
+				if l.Name == f.m.Name {
+					return read(&l)
+				}
+			}
+		}
+		return missing()
+	}
+}
+
+// start reads the time until a backend listens, in ms.
+func start(l *Life) reading {
+	text, slowest, _ := l.texts()
+	return reading{value: median(l.Starts), text: text, note: fmt.Sprintf("slowest of %d: %s", len(l.Starts), slowest)}
+}
+
+// idle reads the share of one processor that an idle backend uses, in %.
+func idle(l *Life) reading {
+	_, _, text := l.texts()
+	return reading{value: 100 * l.Idle, text: text}
+}
+
 // String prints a reading as a cell of the table.
 func (v reading) String() string {
 	if v.void != "" {
@@ -306,7 +336,7 @@ func (m mark) String() string {
 }
 
 // holds says whether a mark holds for all of the readings that can be judged, and
-// whether there are such. A ratio is judged as it is printed.
+// whether there are such. A number is judged as it is printed.
 func (m mark) holds(readings ...reading) (yes, judged bool) {
 	yes = true
 	for _, v := range readings {
@@ -327,6 +357,12 @@ func writeMarks(b *strings.Builder, reports []*Report) {
 	for _, m := range marks() {
 		poll := m.read(m.in.findings(reports, Poll))
 		event := m.read(m.in.findings(reports, Event))
+		if m.once {
+			if poll.void != "" {
+				poll = event
+			}
+			event = reading{void: "the same"}
+		}
 		verdict := "not judged"
 		if yes, judged := m.holds(poll, event); judged {
 			verdict = map[bool]string{true: "yes", false: "**no**"}[yes]

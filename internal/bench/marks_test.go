@@ -85,6 +85,15 @@ func TestMarks(t *testing.T) {
 	many := report("ext4", million,
 		result("getattr", 32, 1, Poll, measured("vfiofs", 0, 1)),
 		result("getattr-live", 32, 1, Event, slow))
+	lively := func(idle float64, starts ...float64) *Report {
+		r := report("ext4", 0,
+			result("null", 1, 1, Poll, pair(2, 1, 0)...),
+			result("null", 1, 1, Event, pair(2, 1, 0)...))
+		r.Life = []Life{{"virtiofsd/pool1", []float64{1}, 1}, {"vfiofs", starts, idle}}
+		return r
+	}
+	sleeping := lively(0, 1)
+	sleeping.Results = sleeping.Results[1:]
 	for _, c := range []struct {
 		name, what, want string
 		reports          []*Report
@@ -104,6 +113,12 @@ func TestMarks(t *testing.T) {
 		{"queues anywhere", "2 and 4 queues over 1, the least", "≥ 1x | 0.99x (rand-read-4k @32x2, 4.0 processors free) | 2.20x (rand-read-4k @32x4, 1.5 processors free) | **no**", []*Report{alone}},
 		{"vvu", "virtio-vhost-user over a socket, depth 1, the least", "≥ 0.5x | 0.60x (rand-read-4k @1, ext4) | not measured | yes", []*Report{alone, vvu}},
 		{"many inodes", "the slowest in a thousand, with a million inodes live", "p99.9 ≤ 3 p50 + 1 ms | 1000 µs at a p50 of 100 µs (getattr @32) | 1301 µs at a p50 of 100 µs (getattr-live @32) | yes", []*Report{disk, many}},
+		{"quick to start", "start to listening", "≤ 15 ms | 15.00 ms (slowest of 3: 90.00 ms) | the same | yes", []*Report{disk, lively(1, 9, 15.004, 90), lively(1, 99)}},
+		{"slow to start", "start to listening", "≤ 15 ms | 15.01 ms (slowest of 3: 16.00 ms) | the same | **no**", []*Report{lively(0, 9, 15.006, 16)}},
+		{"no start", "start to listening", "≤ 15 ms | not measured | the same | not judged", []*Report{disk}},
+		{"idle", "an idle process uses no processor time", "≤ 0.1 % | 0.10 % | the same | yes", []*Report{lively(0.00104, 99)}},
+		{"not idle", "an idle process uses no processor time", "≤ 0.1 % | 0.11 % | the same | **no**", []*Report{lively(0.00106, 1)}},
+		{"only one client", "an idle process uses no processor time", "≤ 0.1 % | 0.00 % | the same | yes", []*Report{sleeping}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, rowOf(t, c.what, c.reports...)); diff != "" {

@@ -43,6 +43,10 @@ failed would be shown with its errno; a wrong reply ends the benchmark.
   does; it and the backends have a processor each. A **client that sleeps** is called by
   each reply, as in a guest that has nothing else to do; nothing is pinned.
 * Of backends with variants (name/variant) the best one counts, in each case anew.
+* **Start to listening** is the time from starting a backend's process until its socket
+  listens, which is looked for every 0.2 ms: the median of some starts, in turns (A B A B).
+  **Idle** is the processor time that it uses in a second in which it is asked nothing: half
+  a second after the last case, and still connected.
 `
 
 // WritePage writes a page of reports to a Markdown file, and their plots beside it.
@@ -65,6 +69,7 @@ func WritePage(name string, reports []*Report) error {
 			}
 			fmt.Fprintf(&b, "\n![%s compared with %s](%s)\n", backend, r.reference(), filepath.Base(plot))
 		}
+		r.life(&b)
 		for _, c := range r.clients() {
 			b.WriteString("\n### Client that " + clientText(c) + "\n\n")
 			r.markdown(&b, c)

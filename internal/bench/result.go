@@ -25,6 +25,7 @@ type Report struct {
 	Backends []string `json:"backends"` // names, without variants; the last is the reference
 	Commands []string `json:"commands"` // of each backend and variant
 	Results  []Result `json:"results"`
+	Life     []Life   `json:"life,omitempty"` // of each backend and variant that is one command
 }
 
 // A Result is what one case gave.

@@ -64,6 +64,10 @@ func (t *Table) Legend(r *Report) error {
 		rate, cpu := r.Means(b)
 		text += fmt.Sprintf("Geometric means of all cases: %s has %.2f times the rate of %s, at %.2f of its CPU/op.\n", b, rate, reference, cpu)
 	}
+	for _, l := range r.Life {
+		start, slowest, idle := l.texts()
+		text += fmt.Sprintf("%s listens %s after its start (slowest of %d: %s); idle, it uses %s of a processor.\n", l.Name, start, len(l.Starts), slowest, idle)
+	}
 	_, err := io.WriteString(t.w, text)
 	return err
 }

@@ -17,7 +17,7 @@ import (
 // benchmark uses and at odd ones, and prints a line for each. What the host sees and
 // what comes through the ring are compared in both directions.
 func Verify(ctx context.Context, o Options, w io.Writer) error {
-	o.Cases, o.Rounds, o.Time, o.Inodes = nil, 1, 1, 0
+	o.Cases, o.Rounds, o.Time, o.Inodes, o.Life = nil, 1, 1, 0, false
 	if err := o.check(); err != nil {
 		return err
 	}
