@@ -23,6 +23,7 @@ var suite = [...]struct {
 	{"mkdir+rmdir", []int{1}},
 	{"walk", []int{1, 8}},
 	{"readdir", []int{1}},
+	{"readdir-changed", []int{1}},
 	{"readdirplus", []int{1}},
 	{"rand-read-4k", []int{1, 4, 32}},
 	{"rand-write-4k", []int{1, 32}},

@@ -48,6 +48,7 @@ func workloads() []workload {
 		{name: "mkdir+rmdir", what: "MKDIR, RMDIR, FORGET", needs: []string{scratchDir}, prepare: prepareMkDir},
 		{name: "walk", what: "LOOKUP, OPEN, READ 4 KiB, RELEASE, FORGET of one small file after another", needs: []string{treeDir}, prepare: prepareWalk},
 		{name: "readdir", what: "OPENDIR, READDIR to the end of 1000 entries, RELEASEDIR", needs: []string{smallDir}, prepare: prepareReadDir},
+		{name: "readdir-changed", what: "SETATTR of the directory, so that no server knows it any more, and readdir", needs: []string{smallDir}, prepare: prepareReadDirChanged},
 		{name: "readdirplus", what: "OPENDIR, READDIRPLUS to the end of 10,000 entries, RELEASEDIR", needs: []string{bigDir}, prepare: prepareReadDirPlus},
 		{name: "mixed", what: "35 % read 4K, 10 % write 4K, 20 % getattr, 20 % lookup, 15 % open+release", needs: []string{filesDir, readFile, writeFile}, prepare: prepareMixed},
 	}

@@ -127,6 +127,31 @@ func prepareReadDir(s *session) (*plan, error) {
 	}, nil
 }
 
+// prepareReadDirChanged is prepareReadDir for a server that keeps what it has listed.
+func prepareReadDirChanged(s *session) (*plan, error) {
+	dir, err := s.walk(smallDir)
+	if err != nil {
+		return nil, err
+	}
+	chmod := step{fill: func(ln *lane) {
+		ln.begin(fuse.OpSetAttr, dir, setAttrSize, attrSize)
+		a := ln.args()[:setAttrSize]
+		clear(a)
+		le.PutUint32(a, uint32(fuse.SetAttrMode))
+		le.PutUint32(a[68:], syscall.S_IFDIR|0o755)
+	}}
+	return &plan{
+		steps:  append([]step{chmod}, listSteps(dir, fuse.OpReadDir, smallEntries)...),
+		finish: func() error { return s.forgetAll([]fuse.NodeID{dir}, 1) },
+	}, nil
+}
+
+// setAttrSize is the length of fuse_setattr_in, and attrSize that of fuse_attr_out.
+const (
+	setAttrSize = 88
+	attrSize    = 104
+)
+
 func prepareReadDirPlus(s *session) (*plan, error) {
 	dir, err := s.walk(bigDir)
 	if err != nil {
