@@ -54,7 +54,7 @@ const (
 	listingNoted                 // the directory was listed once
 	listingGathered              // a handle adds to recs
 	listingWhole                 // recs is all there is
-	listingUnfit                 // there is too much, or two names have one cookie
+	listingUnfit                 // there is too much, two names have one cookie, or it is sealed
 )
 
 // A reading is where a handle stands in a listing.
@@ -96,6 +96,9 @@ func (fs *FS) begin(t *thread, n *node, h *handle) {
 	case known && l.state == listingWhole && now.Sub(l.began) < listingAge:
 	case known && l.state == listingUnfit:
 		return
+	case known && l.state != listingNone && fs.sealed(t, h):
+		l.set(l.node, ctime, listingUnfit)
+		return
 	case known && l.state != listingNone:
 		l.set(l.node, ctime, listingGathered) // who gathered until now does no more
 		l.began = now
@@ -106,6 +109,13 @@ func (fs *FS) begin(t *thread, n *node, h *handle) {
 		return
 	}
 	h.list.serial = l.serial
+}
+
+// sealed reports whether the names of a directory are encrypted: to whom they are shown
+// depends on who has given the host their key, and leaves no trace in the ctime.
+func (fs *FS) sealed(t *thread, h *handle) bool {
+	e := statx(h.fd, &t.stat, unix.STATX_BASIC_STATS)
+	return e != 0 || t.stat.Attributes&unix.STATX_ATTR_ENCRYPTED != 0
 }
 
 // recall copies records after a cookie into buf, and reports whether h's listing has them.
