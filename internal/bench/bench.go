@@ -35,6 +35,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -192,13 +193,19 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 // withField makes the files, starts all backends, calls f, and cleans up.
 func withField(ctx context.Context, o Options, f func(*field) error) (err error) {
 	if !o.staged {
-		clean, err := claim(o.Dir)
-		if err != nil {
+		var clean, release func() error
+		if clean, err = claim(o.Dir); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, clean()) }()
 		if err := stage(o.Dir, o.needs()...); err != nil {
 			return err
+		}
+		if slices.Contains(o.needs(), readFile) {
+			if release, err = hold(filepath.Join(o.Dir, readFile)); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, release()) }()
 		}
 	}
 	if o.Inodes > 0 {

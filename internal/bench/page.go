@@ -35,7 +35,7 @@ all rounds; ± is the distance of the quartiles of the rate. "rate" and "CPU" in
 columns are ratios to the reference, the median of neighbouring rounds. An operation that
 failed would be shown with its errno; a wrong reply ends the benchmark.
 
-* The page cache was emptied before the files were written, so that they lie in large folios.
+* scripts/bench first empties the page cache, if it may, so that files lie in large folios.
 * **depth** is the number of requests in flight.
 * **CPU/op** is the processor time of all threads and children of the backend, for one
   operation, and **sw/op** its context switches. They say whether a backend slept between

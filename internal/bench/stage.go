@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // What the shared directory holds. The benchmark makes it on the host, so that all
@@ -94,6 +96,22 @@ func rewrite(name string) error {
 		return fmt.Errorf("write the benchmark's data to %s: %w", name, err)
 	}
 	return f.Close()
+}
+
+// hold keeps the pages of a data file in the page cache as they are until they are
+// released: who empties the cache meanwhile leaves mapped pages alone. Read again, the file
+// would have small folios.
+func hold(name string) (release func() error, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("hold the benchmark's data: %w", err)
+	}
+	defer f.Close()
+	b, err := unix.Mmap(int(f.Fd()), 0, dataSize, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("hold the benchmark's data: map %s: %w", name, err)
+	}
+	return func() error { return unix.Munmap(b) }, nil
 }
 
 // pattern fills b with what the data file holds at an offset: each 8 bytes are a number
