@@ -113,7 +113,7 @@ func (fs *FS) seen(t *thread, id fuse.NodeID) bool {
 
 func (fs *FS) getAttr(t *thread, node fuse.NodeID, x target, out *fuse.Attr) (time.Duration, error) {
 	var e syscall.Errno
-	if x.n != nil && fs.host.ready && x.n.v.key.mnt == fs.rootKey.mnt {
+	if x.n != nil && fs.ready(&x.n.v) {
 		if e = fstat(x.fd(), &t.brief); e == 0 {
 			fs.setAttrBrief(out, &t.brief)
 		}

@@ -66,7 +66,7 @@ func (fs *FS) ReadDir(c *fuse.Context, node fuse.NodeID, h fuse.Handle, off uint
 func (fs *FS) records(t *thread, n *node, h *handle, buf []byte, cookie int64) (int, syscall.Errno) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if cookie == 0 && fs.listable(n) {
+	if cookie == 0 && fs.ready(n) {
 		fs.begin(t, n, h)
 	}
 	if h.list.serial == 0 {
@@ -93,7 +93,7 @@ func (h *handle) records(buf []byte, cookie int64) (int, syscall.Errno) {
 		return 0, e
 	}
 	for recs := buf[:size]; len(recs) > 0; {
-		_, next, _, _, n := record(recs)
+		next, n := follow(recs)
 		h.pos = next
 		recs = recs[n:]
 	}
@@ -172,9 +172,13 @@ func (fs *FS) inoAbove(dir *node) uint64 {
 func record(b []byte) (ino uint64, next int64, typ uint8, name []byte, size int) {
 	const head = 8 + 8 + 2 + 1 // d_ino, d_off, d_reclen, d_type
 	ino = binary.NativeEndian.Uint64(b)
-	next = int64(binary.NativeEndian.Uint64(b[8:]))
-	size = int(binary.NativeEndian.Uint16(b[16:]))
+	next, size = follow(b)
 	typ = b[18]
 	name = b[head:size]
 	return ino, next, typ, name[:bytes.IndexByte(name, 0)], size
+}
+
+// follow is record of what leads to the next one.
+func follow(b []byte) (next int64, size int) {
+	return int64(binary.NativeEndian.Uint64(b[8:])), int(binary.NativeEndian.Uint16(b[16:]))
 }

@@ -77,6 +77,9 @@ func ready(magic int64) bool {
 	return false
 }
 
+// ready reports whether the attributes of a node are in memory.
+func (fs *FS) ready(n *node) bool { return fs.host.ready && n.key.mnt == fs.rootKey.mnt }
+
 // reserved descriptors are the server's own: memory slots, eventfds, temporary ones
 // (fs-device.md E.1.8).
 const reserved = 509 + 100 + 64

@@ -75,9 +75,6 @@ func (l *listing) set(node uint64, ctime unix.Timespec, state listingState) {
 	l.recs, l.last, l.next = l.recs[:0], 0, 0
 }
 
-// listable reports whether the directory of n may be told from a listing.
-func (fs *FS) listable(n *node) bool { return fs.host.ready && n.key.mnt == fs.rootKey.mnt }
-
 // place returns where the listing of n is, if it is.
 func (fs *FS) place(n *node) *listing { return &fs.listings[uint32(n.id)%maxListings] }
 
@@ -91,15 +88,15 @@ func (fs *FS) begin(t *thread, n *node, h *handle) {
 	now, ctime, l := time.Now(), t.brief.Ctim, fs.place(n)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := l.node == uint64(n.id) && l.ctime == ctime
+	known := l.node == uint64(n.id) && l.ctime == ctime && l.state != listingNone
 	switch {
 	case known && l.state == listingWhole && now.Sub(l.began) < listingAge:
 	case known && l.state == listingUnfit:
 		return
-	case known && l.state != listingNone && fs.sealed(t, h):
+	case known && fs.sealed(t, h):
 		l.set(l.node, ctime, listingUnfit)
 		return
-	case known && l.state != listingNone:
+	case known:
 		l.set(l.node, ctime, listingGathered) // who gathered until now does no more
 		l.began = now
 	case now.Unix()-ctime.Sec >= fs.nodes.old:
@@ -137,7 +134,7 @@ func (l *listing) recall(h *handle, buf []byte, cookie int64) (size int, ok bool
 	}
 	r.last, r.cookie = at, cookie
 	for left := l.recs[at:]; len(left) > 0; {
-		_, next, _, _, n := record(left)
+		next, n := follow(left)
 		if size+n > len(buf) {
 			break
 		}
@@ -176,7 +173,7 @@ func (l *listing) gather(h *handle, recs []byte, cookie int64, e syscall.Errno) 
 // follow cookie. Names with the same hash have the same (linux fs/ext4/dir.c).
 func ambiguous(recs []byte, cookie int64) bool {
 	for len(recs) > 0 {
-		_, next, _, _, n := record(recs)
+		next, n := follow(recs)
 		if next == cookie {
 			return true
 		}
@@ -191,7 +188,7 @@ func after(recs []byte, from int, cookie int64) (at int, ok bool) {
 		return 0, true
 	}
 	for at < len(recs) {
-		_, next, _, _, n := record(recs[at:])
+		next, n := follow(recs[at:])
 		if at += n; next == cookie {
 			return at, true
 		}
