@@ -116,32 +116,33 @@ func (ln *lane) readAt(op fuse.Opcode, offset uint64, n int) {
 // and is up to 128 KiB for large buffers since 6.16 (linux fs/fuse/readdir.c).
 const dirRoom = 32 << 10
 
-func prepareReadDir(s *session) (*plan, error) {
-	dir, err := s.walk(smallDir)
-	if err != nil {
-		return nil, err
-	}
-	return &plan{
-		steps:  listSteps(dir, fuse.OpReadDir, smallEntries),
-		finish: func() error { return s.forgetAll([]fuse.NodeID{dir}, 1) },
-	}, nil
-}
+func prepareReadDir(s *session) (*plan, error) { return prepareList(s) }
 
 // prepareReadDirChanged is prepareReadDir for a server that keeps what it has listed.
 func prepareReadDirChanged(s *session) (*plan, error) {
+	return prepareList(s, func(dir fuse.NodeID) step {
+		return step{fill: func(ln *lane) {
+			ln.begin(fuse.OpSetAttr, dir, setAttrSize, attrSize)
+			a := ln.args()[:setAttrSize]
+			clear(a)
+			le.PutUint32(a, uint32(fuse.SetAttrMode))
+			le.PutUint32(a[68:], syscall.S_IFDIR|0o755)
+		}}
+	})
+}
+
+// prepareList lists the small directory, after other steps.
+func prepareList(s *session, before ...func(dir fuse.NodeID) step) (*plan, error) {
 	dir, err := s.walk(smallDir)
 	if err != nil {
 		return nil, err
 	}
-	chmod := step{fill: func(ln *lane) {
-		ln.begin(fuse.OpSetAttr, dir, setAttrSize, attrSize)
-		a := ln.args()[:setAttrSize]
-		clear(a)
-		le.PutUint32(a, uint32(fuse.SetAttrMode))
-		le.PutUint32(a[68:], syscall.S_IFDIR|0o755)
-	}}
+	var steps []step
+	for _, f := range before {
+		steps = append(steps, f(dir))
+	}
 	return &plan{
-		steps:  append([]step{chmod}, listSteps(dir, fuse.OpReadDir, smallEntries)...),
+		steps:  append(steps, listSteps(dir, fuse.OpReadDir, smallEntries)...),
 		finish: func() error { return s.forgetAll([]fuse.NodeID{dir}, 1) },
 	}, nil
 }
