@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -135,7 +136,19 @@ func waitBound(path string) error {
 		if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 			return errors.New("not a socket")
 		}
-		return nil
+		// A socket is a file before it listens (proc(5), /proc/net/unix: __SO_ACCEPTCON). The
+		// table has the path as the server knows it, so perhaps a relative one.
+		table, err := os.ReadFile("/proc/net/unix")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(table)) {
+			f := strings.Fields(line)
+			if len(f) == 8 && f[3] == "00010000" && strings.HasSuffix(path, filepath.Clean(f[7])) {
+				return nil
+			}
+		}
+		return errors.New("nobody listens")
 	})
 }
 
